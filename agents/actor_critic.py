@@ -1,0 +1,306 @@
+"""The default agent: TD-learning of a policy and an ensemble of critics on the beliefs of a world model."""
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.networks import Ensemble, Policy
+from agents.planning import Categorical, Gaussian, mppi
+from worldmodel import Objective, State
+from worldmodel.heads import Bins
+
+EXPLORED_ACTIONS = 64  # above this many discrete actions, enumerating them is the wrong algorithm
+
+
+class Carry(NamedTuple):
+    """What acting remembers between decisions, for N environments."""
+
+    cache: Any  # of the aggregator
+    action: Tensor  # N A, the last one taken
+    plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
+
+
+class Values(NamedTuple):
+    """Returns to regress on and the mask of rows that have one: B T-1."""
+
+    returns: Tensor
+    mask: Tensor
+
+
+def discount_for(frames: int | None, action_repeat: int) -> float:
+    """Discount whose horizon is a fifth of an episode, within [0.95, 0.995]."""
+    if frames is None:
+        return 0.99
+    horizon = max(math.ceil(frames / action_repeat) / 5, 2.0)
+    return min(max((horizon - 1) / horizon, 0.95), 0.995)
+
+
+def bootstrap_rows(valid: Tensor, n: int) -> Tensor:
+    """Rows that returns bootstrap from: n..T-1, each clamped to the window's last valid row: B T -> B T-n."""
+    last = valid.sum(1, keepdim=True) - 1
+    rows = torch.arange(n, valid.shape[1], device=valid.device)
+    return torch.minimum(rows, last).clamp_min(0)
+
+
+def n_step(reward: Tensor, terminated: Tensor, valid: Tensor, value: Tensor, discount: float, n: int) -> Values:
+    """Sum n rewards from each row, or as many as the window has, then bootstrap: B T, values B T-n -> B T-1.
+
+    Rows are arrivals: reward[t] and terminated[t] belong to the transition into t. `value` holds the values at
+    `bootstrap_rows`. A truncated episode ends the window but not the task, so its last row bootstraps like any
+    other; only termination has no future.
+    """
+    mask = valid[:, 1:].to(value.dtype)
+    steps = mask.shape[1]
+    padded = F.pad(reward[:, 1:] * mask, (0, n - 1))
+    gains = sum(discount**k * padded[:, k : k + steps] for k in range(n))
+    start = torch.arange(steps, device=value.device)
+    slot = (start + n).clamp_max(steps) - n
+    at = bootstrap_rows(valid, n)[:, slot]
+    ahead = (at - start).clamp_min(0).to(value.dtype)
+    future = value[:, slot] * (1 - terminated.gather(1, at).to(value.dtype))
+    return Values(gains + discount**ahead * future, mask)
+
+
+class ActorCritic:
+    """A world model, critics and a policy trained by one step on a batch of replayed windows."""
+
+    def __init__(self, objective: Objective, spec: Any, cfg: Any, *, seed: int, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        self.objective = objective.to(device)
+        self.model = objective.model
+        self.discrete = spec.action.kind == "discrete"
+        self.actions = spec.action.size
+        self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
+        width = self.model.belief_size
+        self.bins = Bins(cfg.bins).to(device)
+        self.critic = Ensemble(cfg.critics, width + self.actions, cfg.hidden, 2, cfg.bins).to(device)
+        self.policy = Policy(width, cfg.hidden, 2, self.actions, discrete=self.discrete).to(device)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.groups = [list(self.objective.trainable()), list(self.critic.parameters()), list(self.policy.parameters())]
+        rates = [cfg.model_lr, cfg.critic_lr, cfg.policy_lr]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": group, "lr": rate} for group, rate in zip(self.groups, rates, strict=True)],
+            weight_decay=cfg.weight_decay,
+            fused=True,
+        )
+        self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False) if cfg.compile else self.losses
+
+    # ---- acting
+
+    def start(self, num: int) -> Carry:
+        """An empty memory for `num` environments."""
+        horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
+        zeros = torch.zeros(num, self.actions, device=self.device)
+        return Carry(self.model.start(num), zeros, zeros[:, None].expand(-1, horizon, -1).clone())
+
+    @torch.no_grad()
+    def act(
+        self, carry: Carry, obs: dict[str, Tensor], *, explore: bool, generator: torch.Generator | None = None
+    ) -> tuple[Carry, Tensor]:
+        """Choose actions for N environments; obs holds their newest observation and `is_init` (N 1): -> N A."""
+        generator = generator or self.generator
+        first = obs["is_init"].reshape(-1)
+        previous = torch.where(first[:, None], 0.0, carry.action)
+        z = self.model.encode({key: obs[key][:, None] for key in self.model.observation_keys})
+        belief, cache = self.model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
+        if self.cfg.planner == "none":
+            plan = carry.plan
+            proposal = self.policy.squash(self.policy(belief[:, 0]))
+        else:
+            warm = torch.where(first[:, None, None], 0.0, carry.plan)
+            proposal, plan = self.plan(State(belief[:, 0], cache), warm, generator)
+        action = self._explore(proposal, generator) if explore else self._greedy(proposal)
+        return Carry(cache, action, plan), action
+
+    def random(self, carry: Carry) -> tuple[Carry, Tensor]:
+        """Uniformly random actions, for the warm-up: -> N A."""
+        n = carry.action.shape[0]
+        if self.discrete:
+            draw = torch.randint(self.actions, (n,), generator=self.generator, device=self.device)
+            action = F.one_hot(draw, self.actions).float()
+        else:
+            action = torch.rand((n, self.actions), generator=self.generator, device=self.device) * 2 - 1
+        return carry._replace(action=action), action
+
+    def _greedy(self, proposal: Tensor) -> Tensor:
+        return F.one_hot(proposal.argmax(-1), self.actions).float() if self.discrete else proposal
+
+    def _explore(self, proposal: Tensor, generator: torch.Generator) -> Tensor:
+        if self.discrete:
+            draw = torch.multinomial(proposal, 1, generator=generator)[:, 0]
+            return F.one_hot(draw, self.actions).float()
+        noise = torch.randn(proposal.shape, generator=generator, device=self.device)
+        return (proposal + self.cfg.explore_noise * noise).clamp(-1, 1)
+
+    @torch.no_grad()
+    def plan(self, state: State, warm: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A."""
+        plan, n = self.cfg.plan, warm.shape[0]
+        guides = self._rollout(state, plan.guides, plan.horizon, generator)
+        proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
+
+        def cost(candidates: Tensor) -> Tensor:
+            count = candidates.shape[1]
+            actions = candidates.flatten(0, 1)
+            seen = self.model.imagine(state.repeat(count), lambda _, h: actions[:, h], plan.horizon)
+            return -self._worth(seen).view(n, count)
+
+        best, mean = mppi(
+            cost,
+            proposal,
+            guides=guides,
+            samples=plan.samples,
+            elites=plan.elites,
+            iterations=plan.iterations,
+            temperature=plan.temperature,
+            generator=generator,
+        )
+        return best[:, 0], torch.cat([mean[:, 1:], mean[:, -1:]], 1)
+
+    def _rollout(self, state: State, count: int, horizon: int, generator: torch.Generator) -> Tensor:
+        """Sequences that the policy proposes, the first without noise: N count H A."""
+
+        def policy(belief: Tensor, _: int) -> Tensor:
+            action = self.policy.squash(self.policy(belief))
+            noisy = self._explore(action, generator).view(-1, count, self.actions)
+            noisy[:, 0] = self._greedy(action).view(-1, count, self.actions)[:, 0]
+            return noisy.flatten(0, 1)
+
+        return self.model.imagine(state.repeat(count), policy, horizon).actions.unflatten(0, (-1, count))
+
+    def _worth(self, seen: Any) -> Tensor:
+        """Discounted imagined rewards plus the critics' lowest word on what follows: B H -> B."""
+        alive = seen.continuations.cumprod(1)
+        horizon = seen.rewards.shape[1]
+        discounts = self.discount ** torch.arange(horizon, device=self.device)
+        reached = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
+        tail = self.values(seen.beliefs[:, -1:], self.critic)[:, 0]
+        return (discounts * reached * seen.rewards).sum(1) + self.discount**horizon * alive[:, -1] * tail
+
+    # ---- learning
+
+    def judge(self, critic: Ensemble, belief: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
+        """Logits of every critic: ... W, ... A -> K ... bins."""
+        return critic(torch.cat([belief, action], -1), frozen=frozen)
+
+    def judge_all(self, critic: Ensemble, belief: Tensor) -> Tensor:
+        """Value of every discrete action to every critic: ... W -> K ... A."""
+        choices = torch.eye(self.actions, device=belief.device).expand(*belief.shape[:-1], -1, -1)
+        beliefs = belief[..., None, :].expand(*belief.shape[:-1], self.actions, belief.shape[-1])
+        return self.bins.mean(self.judge(critic, beliefs, choices))
+
+    def values(self, belief: Tensor, critic: Ensemble, noise: Tensor | None = None) -> Tensor:
+        """The lowest critic's value of following the policy: ... W -> ..."""
+        choice = self.policy.squash(self.policy(belief))
+        if self.discrete:
+            return (choice * self.judge_all(critic, belief).amin(0)).sum(-1)
+        if noise is not None:
+            choice = (choice + noise).clamp(-1, 1)
+        return self.bins.mean(self.judge(critic, belief, choice)).amin(0)
+
+    def losses(self, batch: dict[str, Tensor], noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """World-model, critic and policy loss in one graph: B T ... -> loss, priority B, metrics."""
+        outputs = self.objective.outputs(batch)
+        loss, metrics = self.objective.grade(outputs, batch)
+        belief = outputs.beliefs.detach()
+        with torch.no_grad():
+            rows = bootstrap_rows(batch["valid"], self.cfg.nstep)
+            future = belief.gather(1, rows[..., None].expand(-1, -1, belief.shape[-1]))
+            value = self.values(future, self.target_critic, noise)
+            target = n_step(
+                batch["reward"], batch["terminated"], batch["valid"], value, self.discount, self.cfg.nstep
+            )
+        start, action, mask = belief[:, :-1], batch["prev_action"][:, 1:], target.mask
+        count = mask.sum().clamp_min(1)
+        logits = self.judge(self.critic, start, action)
+        critic_loss = (self.bins.loss(logits, target.returns.expand(logits.shape[:-1])) * mask).sum() / count
+        policy_loss, scale = self._policy_loss(start, mask, count)
+        with torch.no_grad():
+            error = (self.bins.mean(logits).mean(0) - target.returns).abs() * mask
+            priority = error.amax(1)
+        metrics |= {
+            "loss/critic": critic_loss,
+            "loss/policy": policy_loss,
+            "value/mean": (target.returns * mask).sum() / count,
+            "value/error": error.sum() / count,
+            "value/scale": scale,
+        }
+        total = loss + self.cfg.critic_weight * critic_loss + policy_loss
+        return total, priority, {name: value.detach() for name, value in metrics.items()}
+
+    def _policy_loss(self, belief: Tensor, mask: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Raise the critics' mean value, in units of its size, with a little entropy or shrinkage."""
+        raw = self.policy(belief)
+        choice = self.policy.squash(raw)
+        if self.discrete:
+            with torch.no_grad():
+                values = self.judge_all(self.critic, belief).mean(0)
+            value = (choice * values).sum(-1)
+            rest = (choice * raw.log_softmax(-1)).sum(-1)  # negative entropy
+        else:
+            value = self.bins.mean(self.judge(self.critic, belief, choice, frozen=True)).mean(0)
+            rest = raw.square().mean(-1)  # keeps tanh out of saturation
+        scale = ((value.detach().abs() * mask).sum() / count).clamp_min(1e-3)
+        return ((self.cfg.policy_regulariser * rest - value / scale) * mask).sum() / count, scale
+
+    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+        """Take one optimiser step on a batch B T; sets batch["priority"] (B T, one number per window); returns 0-d metrics."""
+        shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
+        noise = torch.randn(shape, generator=self.generator, device=self.device)
+        noise = (noise * self.cfg.policy_noise).clamp(-self.cfg.noise_clip, self.cfg.noise_clip)
+        tensors = {key: batch[key].to(self.device, non_blocking=True) for key in batch.keys()}  # noqa: SIM118 - a TensorDict iterates over rows
+        self.model.observe({key: tensors[key] for key in self.model.observation_keys})
+        loss, priority, metrics = self._losses(tensors, noise)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = [nn.utils.clip_grad_norm_(group, self.cfg.grad_clip, foreach=True) for group in self.groups]
+        self.optimiser.step()
+        self.track()
+        batch.set("priority", priority[:, None].expand(batch.shape))
+        names = ("model", "critic", "policy")
+        return metrics | {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}
+
+    @torch.no_grad()
+    def track(self) -> None:
+        """Move the targets, after the optimiser step."""
+        self.objective.target.update()
+        torch._foreach_lerp_(list(self.target_critic.parameters()), list(self.critic.parameters()), self.cfg.tau)
+
+    # ---- state
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with weights, by name."""
+        return {
+            "model": self.model,
+            "target": self.objective.target,
+            "critic": self.critic,
+            "target_critic": self.target_critic,
+            "policy": self.policy,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser and noise: all that a bit-exact continuation needs."""
+        weights = {f"{name}.{k}": v for name, m in self.modules().items() for k, v in m.state_dict().items()}
+        return {
+            "weights": weights,
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Load the weights alone, as for evaluation."""
+        for name, module in self.modules().items():
+            prefix = f"{name}."
+            module.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from `state`."""
+        self.load_weights(state["weights"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())

@@ -1,0 +1,41 @@
+"""From a configuration to an agent on a device."""
+
+from typing import Any
+
+import torch
+
+from agents.actor_critic import ActorCritic
+from agents.cli import UserError
+from envs import Spec
+from worldmodel import build
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is a GPU if there is one; a device that does not exist is an error that says so."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device={name!r} is not a device", "use device=auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda was asked for, but torch sees no GPU", "use device=auto or device=cpu")
+    return device
+
+
+def set_threads(threads: int | None) -> int:
+    """Set torch's thread count (default: what the environment or torch chose) and return it."""
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def shapes_of(spec: Spec) -> dict[str, Any]:
+    """Describe observations and actions as the world model wants them."""
+    observation = {key: {"shape": list(a.shape), "dtype": a.dtype} for key, a in spec.observation.items()}
+    return {"observation": observation, "action": {"kind": spec.action.kind, "size": spec.action.size}}
+
+
+def build_agent(cfg: Any, spec: Spec, device: torch.device) -> ActorCritic:
+    """Build the agent of a configuration for an environment; seed the global generators first."""
+    return ActorCritic(build(cfg.worldmodel, shapes_of(spec)), spec, cfg.agent, seed=cfg.seed, device=device)

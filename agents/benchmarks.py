@@ -1,0 +1,187 @@
+"""The measurements behind `agents.bench`; each compares with its floor in the same run."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.collect import collector
+from agents.floor import Products, interleaved_ms, median_ms
+from agents.replay import Replay, make_replay
+from agents.rollouts import EVALUATION_SEED
+from envs import EnvError, Spec, from_config, simulator_from_config
+
+Row = tuple[str, float, str, str]
+ENVIRONMENTS = 16
+
+
+class RandomPolicy(torch.nn.Module):
+    """Uniform actions: what is left of the time is the plumbing."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.size = spec.action.size
+
+    def forward(self, step: Any) -> Any:
+        """Write a random action for every environment."""
+        return step.set("action", torch.rand(*step.batch_size, self.size) * 2 - 1)
+
+
+def build_replay(cfg: Any, spec: Spec, device: torch.device, *, envs: int, capacity: int) -> Replay:
+    """A replay of the run's shapes, in memory."""
+    fields = {key: (array.shape, array.dtype) for key, array in spec.observation.items()}
+    storage = "device" if cfg.replay.storage == "device" else "ram"
+    return make_replay(
+        fields,
+        spec.action.size,
+        capacity=capacity,
+        num_envs=envs,
+        window=cfg.agent.window + 1,
+        batch=cfg.agent.batch,
+        storage=storage,
+        device=device,
+    )
+
+
+def batch_config(cfg: Any, num: int) -> Any:
+    """The environment config with another number of environments."""
+    env = copy.copy(cfg.env)
+    env.num = num
+    return env
+
+
+def raw_steps(cfg: Any) -> Callable[[int], int]:
+    """A loop over the simulator itself, one control step a call, without a line of ours in between."""
+    env = cfg.env
+    if env.kind == "dmc":
+        from dm_control import suite
+
+        from envs.names import resolve_suite
+
+        domain, task = resolve_suite(env.task)
+        raw = suite.load(domain, task, task_kwargs={"random": 0})
+        spec, draw = raw.action_spec(), np.random.default_rng(0)
+
+        def steps(count: int) -> int:
+            for _ in range(count):
+                if raw.step(draw.uniform(spec.minimum, spec.maximum)).last():
+                    raw.reset()
+            return count
+
+        raw.reset()
+        return steps
+    single = copy.copy(env)
+    single.action_repeat = 1
+    simulator, draw = simulator_from_config(single, EVALUATION_SEED, 0), np.random.default_rng(0)
+    size = simulator.spec.action.size
+    simulator.reset()
+
+    def steps(count: int) -> int:
+        for _ in range(count):
+            step = simulator.step(draw.uniform(-1, 1, size).astype(np.float32))
+            if step.terminated or step.truncated:
+                simulator.reset()
+        return count
+
+    return steps
+
+
+def collection(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:
+    """Random-policy collection through collector and replay, against the raw simulator, taking turns."""
+    del agent
+    raw = raw_steps(cfg)
+    env = from_config(batch_config(cfg, ENVIRONMENTS), seed=cfg.seed)
+    replay = build_replay(cfg, spec, device, envs=ENVIRONMENTS, capacity=50_000)
+    stream = collector(env, RandomPolicy(spec))
+
+    def collect(control_steps: int) -> int:
+        frames = 0
+        while frames < control_steps:
+            step = next(stream)
+            replay.extend(step)
+            frames += int(step["next", "frames"].sum())
+        return frames
+
+    def speed(work: Callable[[int], int]) -> float:
+        start = time.perf_counter()
+        return work(1000) / (time.perf_counter() - start)
+
+    speed(raw), speed(collect)
+    pairs = [(speed(raw), speed(collect)) for _ in range(9)]
+    env.close()
+    fast, ours = (sorted(column)[4] for column in zip(*pairs, strict=True))
+    yield "env/raw", fast, "steps/s", "the simulator alone, one environment, control steps"
+    yield "env/collect", ours, "steps/s", f"collector and replay, {ENVIRONMENTS} environments, control steps"
+    yield "env/collect_over_raw", ours / fast, "x", "higher is better"
+
+
+def drawing(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:
+    """Pictures per second, as in training and as in videos."""
+    del agent, spec
+    if cfg.env.kind == "toy":
+        return
+    try:
+        if cfg.env.kind == "dmc":
+            from envs.render import choose_backend
+
+            choose_backend()
+        simulator = simulator_from_config(cfg.env, EVALUATION_SEED, 0)
+        simulator.reset()
+        for quality in ("fast", "full"):
+            simulator.render(64, 64, quality=quality)
+            ms = median_ms(lambda q=quality: simulator.render(64, 64, quality=q), repeats=15, device=device)
+            yield f"render/{quality}", ms, "ms", f"64 x 64, {1e3 / ms:,.0f} frames/s"
+    except EnvError as error:
+        print(f"  render: skipped, {str(error).splitlines()[0]}")
+
+
+def learning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:
+    """Sampling, acting and updating; the update against its own matrix products, taking turns."""
+    replay = build_replay(cfg, spec, device, envs=1, capacity=20_000)
+    fill(cfg, spec, replay)
+    sample = median_ms(replay.sample, repeats=50, device=device)
+    yield "sample", sample, "ms", f"{cfg.agent.batch} windows of {cfg.agent.window + 1} rows"
+    carry = agent.start(1)
+    obs = {key: value[:1, 0] for key, value in replay.sample().items() if key in spec.observation}
+    obs["is_init"] = torch.zeros(1, 1, dtype=torch.bool)
+    obs = {key: value.to(device) for key, value in obs.items()}
+    act = median_ms(lambda: agent.act(carry, obs, explore=True), repeats=50, device=device)
+    yield "act", act, "ms", "one environment, policy or planner as configured"
+
+    batch = replay.sample().to(device)
+    eager, agent._losses = agent._losses, agent.losses  # a compiled graph hides its products
+    with Products() as products:
+        agent.update(batch.clone())
+    agent._losses = eager
+    for _ in range(3):
+        agent.update(batch.clone())
+    update, floor = interleaved_ms(
+        lambda: agent.update(batch.clone()), products.replay, rounds=30, device=device
+    )
+    yield "update", update, "ms", f"compile={str(cfg.agent.compile).lower()}"
+    yield "update/floor", floor, "ms", f"its {len(products.calls)} matrix products alone"
+    yield "update_over_floor", update / floor, "x", "lower is better; 1 is the floor"
+
+
+def planning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:
+    """One planned decision."""
+    from worldmodel import State
+
+    belief = torch.zeros(1, agent.model.belief_size, device=device)
+    warm = torch.zeros(1, cfg.agent.plan.horizon, spec.action.size, device=device)
+    state, generator = State(belief, agent.model.start(1)), torch.Generator(device).manual_seed(0)
+    ms = median_ms(lambda: agent.plan(state, warm, generator), repeats=9, device=device)
+    p = cfg.agent.plan
+    yield "plan", ms, "ms", f"{p.samples} candidates, {p.iterations} iterations, horizon {p.horizon}"
+
+
+def fill(cfg: Any, spec: Spec, replay: Replay) -> None:
+    """Collect random decisions from one environment."""
+    env = from_config(batch_config(cfg, 1), seed=cfg.seed)
+    stream = collector(env, RandomPolicy(spec))
+    for _ in range(600):
+        replay.extend(next(stream))
+    env.close()

@@ -1,0 +1,222 @@
+"""The shell around every command: clear errors, exit codes, a quick `--help`, threads set before torch loads.
+
+A command built on the configuration (train, bench) looks like this, with heavy imports inside the body:
+
+    def main(argv: list[str] | None = None) -> int:
+        return run_command("train", train, argv)                  # train(cfg: RunConfig) -> int | None
+
+and a command with a few options of its own (evaluate, play, plot, doctor) declares them as a dataclass:
+
+    @dataclass
+    class Evaluate:
+        run: str = option(text="run directory, checkpoint or 'last'")
+        episodes: int = option(10, "episodes to play", low=1)
+
+    def main(argv: list[str] | None = None) -> int:
+        return run_command("evaluate", evaluate, argv, options=Evaluate)      # evaluate(options: Evaluate)
+
+    if __name__ == "__main__":
+        raise SystemExit(main())
+
+Exit codes: 0 done · 1 bug (traceback) · 2 user mistake · 74 disk · 130 SIGINT · 143 SIGTERM.
+JEPA_DEBUG=1 shows every traceback.
+"""
+
+import errno
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agents.options import DiskError, UserError, describe_options, option, parse_options, suggest
+
+__all__ = [
+    "DiskError",
+    "UserError",
+    "command",
+    "guard_packages",
+    "option",
+    "parse_options",
+    "run_command",
+    "suggest",
+]
+
+Body = Callable[[Any], int | None]
+OURS = ("agents", "configs", "envs", "worldmodel")
+HELP = {"-h", "--help", "help"}
+# Matched by name, so that reporting an error never imports torch or a simulator.
+EXPECTED = {"envs.EnvError", "worldmodel.ModelError"}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def run_command(
+    name: str,
+    body: Body,
+    argv: Sequence[str] | None = None,
+    *,
+    options: type | None = None,
+) -> int:
+    """Parse argv (the configuration, or `options`), call `body` with the result and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(functools.partial(_dispatch, name, body, words, options))
+
+
+def command(main: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
+    """Wrap a function of raw argv words; `--help` prints the docstring of its module."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        words = list(sys.argv[1:] if argv is None else argv)
+
+        def run() -> int | None:
+            if HELP & set(words):
+                print((sys.modules[main.__module__].__doc__ or main.__doc__ or "").strip())
+                return 0
+            guard_packages()
+            prepare_threads(words)
+            return main(words)
+
+        return _guarded(run)
+
+    return wrapped
+
+
+def _dispatch(name: str, body: Body, words: list[str], options: type | None) -> int | None:
+    if HELP & set(words):
+        print(_help(name, body, options))
+        return 0
+    if "--version" in words:
+        from agents import __version__
+
+        print(f"jepa-agents {__version__}")
+        return 0
+    guard_packages()
+    if options is not None:
+        return body(parse_options(words, options))
+    prepare_threads(words)
+    from agents.config import load_config, to_yaml
+
+    config = load_config([word for word in words if word != "--show-config"])
+    if "--show-config" in words:
+        print(to_yaml(config), end="")
+        return 0
+    return body(config)
+
+
+def _help(name: str, body: Body, options: type | None) -> str:
+    if options is None:
+        from agents.config import help_text
+
+        return help_text(name)
+    about = (body.__doc__ or options.__doc__ or "").strip().splitlines()
+    module = (sys.modules[body.__module__].__doc__ or "").strip().splitlines()
+    examples = [line for line in module if line.strip().startswith("python -m agents.")]
+    tail = ["", "examples:", *examples] if examples else []
+    head = [f"usage: python -m agents.{name} [key=value …]", "", *about[:1], "", "options:"]
+    return "\n".join([*head, *describe_options(options), *tail])
+
+
+def prepare_threads(words: Sequence[str]) -> None:
+    """Set the thread variables that count only before torch is imported; what the user exported wins."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning costs 10x on a shared box
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    asked = [word.partition("=")[2] for word in words if word.startswith("trainer.threads=")]
+    if asked and asked[-1].isdigit() and int(asked[-1]) > 0:
+        os.environ.setdefault("OMP_NUM_THREADS", asked[-1])
+
+
+def guard_packages() -> None:
+    """Raise UserError where another installed distribution hides one of our four packages."""
+    here = Path(__file__).resolve().parent.parent
+    for name in OURS:
+        spec = importlib.util.find_spec(name)
+        places = list((spec and spec.submodule_search_locations) or [])
+        if not places:
+            raise UserError(f"there is no package {name} beside {here / 'agents'}", "pip install -e .")
+        found = Path(places[0]).resolve()
+        if found == here / name:
+            continue
+        owners = owners_of(name)
+        who = f"the distribution {' and '.join(owners)}" if owners else "another folder on PYTHONPATH"
+        fix = f"pip uninstall {owners[0]}" if owners else "unset PYTHONPATH"
+        raise UserError(
+            f"{name} comes from {found} ({who}), not from {here / name}",
+            f"run from {here}, or use a virtual environment of its own, or {fix}",
+        )
+
+
+def owners_of(name: str) -> list[str]:
+    """Return the installed distributions, other than ours, that own the top-level package `name`."""
+    owners = importlib.metadata.packages_distributions().get(name, [])
+    return sorted({owner for owner in owners if owner.lower().replace("_", "-") != "jepa-agents"})
+
+
+def _guarded(run: Callable[[], int | None]) -> int:
+    restore = _catch_sigterm()
+    try:
+        return run() or 0
+    except KeyboardInterrupt as error:
+        return _report(error, "interrupted", 130)
+    except Exception as error:  # noqa: BLE001 - the one place where every error meets the user
+        return _explain(error)
+    finally:
+        restore()
+
+
+def _catch_sigterm() -> Callable[[], object]:
+    """Turn SIGTERM into SystemExit(143), so that `finally` blocks run; a loop may install its own handler."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    before = signal.signal(signal.SIGTERM, _terminate)
+    return lambda: signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _explain(error: BaseException) -> int:
+    for known in (error, error.__cause__):  # a collector may wrap the error of an environment
+        if isinstance(known, UserError):
+            return _report(known, str(known), known.exit_code)
+        if known is not None and _is_expected(known):
+            return _report(known, str(known), 2)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        where = f": {error.filename}" if error.filename else ""
+        fix = (
+            "free some space"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "use a folder you can write to"
+        )
+        text = f"{(error.strerror or 'no access').lower()}{where}\n  fix: {fix}, as in run.root=/path"
+        return _report(error, text, DiskError.exit_code)
+    if isinstance(error, ModuleNotFoundError) and _not_installed(error):
+        text = f"the Python package {error.name} is not installed\n  fix: pip install -c constraints.txt -e ."
+        return _report(error, text, 2)
+    traceback.print_exception(error)
+    print("error: a bug in jepa-agents or in your own code; the traceback above says where", file=sys.stderr)
+    return 1
+
+
+def _is_expected(error: BaseException) -> bool:
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return not names.isdisjoint(EXPECTED)
+
+
+def _not_installed(error: ModuleNotFoundError) -> bool:
+    root = (error.name or "").partition(".")[0]
+    return bool(root) and root not in OURS and importlib.util.find_spec(root) is None
+
+
+def _report(error: BaseException, message: str, code: int) -> int:
+    if os.environ.get("JEPA_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    print(f"error: {message}", file=sys.stderr)
+    return code

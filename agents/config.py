@@ -1,0 +1,293 @@
+"""One configuration per run: Hydra composes YAML and the command line into the dataclasses of the schema."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agents.options import UserError, suggest
+from agents.overrides import environments, groups, normalise
+from agents.schema import (
+    AgentConfig,
+    EnvConfig,
+    LoggerConfig,
+    PlanConfig,
+    ReplayConfig,
+    RunConfig,
+    RunSettings,
+    TrainerConfig,
+    check,
+    leaves,
+)
+
+__all__ = [
+    "AgentConfig",
+    "EnvConfig",
+    "LoggerConfig",
+    "PlanConfig",
+    "ReplayConfig",
+    "RunConfig",
+    "RunSettings",
+    "TrainerConfig",
+    "config_dict",
+    "config_hash",
+    "env_name",
+    "help_text",
+    "load_config",
+    "read_config",
+    "save_yaml",
+    "to_yaml",
+]
+
+NOT_TRAINING = {
+    "seed",  # kept beside the hash, so that the seeds of one experiment share it
+    "run",
+    "logger",
+    "env.name",
+    "env.workers",
+    "env.timeout_s",
+    "env.restarts",
+    "trainer.frames",
+    "trainer.eval_every",
+    "trainer.eval_episodes",
+    "trainer.checkpoint_every",
+    "trainer.keep",
+    "trainer.log_every",
+    "trainer.video",
+    "trainer.threads",
+}
+"""Settings that do not change what is learned from the same frames, so a resumed run may change them."""
+
+USUAL = (
+    *(
+        "seed",
+        "device",
+        "trainer.frames",
+        "trainer.threads",
+        "env.num",
+        "env.action_repeat",
+        "env.observations",
+    ),
+    *("agent.planner", "agent.compile", "replay.capacity", "logger.wandb", "run.dir", "run.fresh"),
+)
+EXAMPLES = (
+    "env=dmc_walker",
+    "env=dmc_cheetah_run trainer.frames=500000 seed=1",
+    "env=gym env.id=Pendulum-v1",
+    "env.entry=my_package.envs:make",
+    "env=toy_ring trainer=debug",
+    "env=dmc_walker agent=planner",
+)
+MOST_BYTES = 1_000_000
+_INDEX = re.compile(r"(\.\d+)+$")
+_RESOLVER = re.compile(r"\$\{[^}]*:")
+
+
+def load_config(argv: Sequence[str]) -> RunConfig:
+    """Compose the configuration of a run from the words of a command line and check every value."""
+    words = normalise(argv)
+    config = _to_schema(_compose(words))
+    if config.env.entry and not any(word.startswith("env.entry=") for word in argv):
+        text = f"env.entry={config.env.entry} names code to run, and only the command line may do that"
+        raise UserError(text, f"type env.entry={config.env.entry} there")
+    check(config)
+    return config
+
+
+def read_config(path: Path, *, entry: str | None = None) -> RunConfig:
+    """Read a saved config.yaml or config.json; it may not name code, so an own `entry` is given anew."""
+    text = _read_small(path)
+    try:
+        plain = json.loads(text) if path.suffix == ".json" else _parse_yaml(text)
+    except (ValueError, RecursionError) as error:
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read: {line}", "restore it from a copy") from None
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} holds no settings", "restore it from a copy")
+    config = _to_schema(_merge(plain, path))
+    if config.env.entry and config.env.entry != entry:
+        raise UserError(*_untrusted(path, config.env.entry))
+    # Gymnasium imports what stands before a colon.
+    if ":" in (config.env.id or "") and entry != config.env.id:
+        raise UserError(*_untrusted(path, str(config.env.id)))
+    check(config)
+    return config
+
+
+def _untrusted(path: Path, code: str) -> tuple[str, str]:
+    return f"{path} names code to run ({code}); a file may not do that", f"if you trust it, add entry={code}"
+
+
+def _parse_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        # Aliases let a small file grow without bound.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it uses YAML aliases")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def config_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as plain dicts, lists and scalars."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(config: RunConfig) -> str:
+    """Return the SHA-256 of every setting that affects training, in hex."""
+    kept = [(key, value) for key, value in _flat(config_dict(config)) if not _excluded(key)]
+    return hashlib.sha256(json.dumps(sorted(kept), separators=(",", ":")).encode()).hexdigest()
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return the configuration as YAML text."""
+    import yaml
+
+    return yaml.safe_dump(config_dict(config), sort_keys=False, default_flow_style=False)
+
+
+def save_yaml(config: RunConfig, path: Path) -> None:
+    """Write the configuration; nothing in it comes from the environment, so no secret can reach the file."""
+    path.write_text(to_yaml(config), encoding="utf-8")
+
+
+def env_name(config: EnvConfig) -> str:
+    """Return a short name of the environment, for directories and labels."""
+    if config.name:
+        return config.name
+    what = config.task or config.id or config.entry or ""
+    return f"{config.kind}_{what}".rstrip("_") if config.kind != "entry" else what
+
+
+def help_text(command: str) -> str:
+    """Return the help of a command that takes the whole configuration; imports nothing heavy."""
+    fields = {key: field for key, _, field in leaves()}
+    lines = [f"usage: python -m agents.{command} [group=choice …] [key=value …]", "", "groups:"]
+    shown = {name: choices for name, choices in groups().items() if "/" not in name and name != "env"}
+    lines += [f"  {name + '=':<14} {', '.join(choices)}" for name, choices in shown.items()]
+    lines += ["", "environments (env=…):", *_columns(environments())]
+    lines += ["", "settings most used (--show-config prints all of them):"]
+    for key in USUAL:
+        value = fields[key].default
+        default = "unset" if value is None else str(value).lower() if isinstance(value, bool) else value
+        choices = fields[key].metadata["choices"]
+        about = fields[key].metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
+        lines.append(f"  {key + '=':<20} {about} [{default}]")
+    lines += ["", "examples:"]
+    return "\n".join([*lines, *(f"  python -m agents.{command} {example}" for example in EXAMPLES)])
+
+
+def _columns(names: list[str], width: int = 100) -> list[str]:
+    step = max(map(len, names)) + 2
+    per_line = max(1, width // step)
+    rows = [names[start : start + per_line] for start in range(0, len(names), per_line)]
+    return ["  " + "".join(name.ljust(step) for name in row).rstrip() for row in rows]
+
+
+def _compose(words: list[str]) -> Any:
+    from hydra import compose, initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            return compose("config", overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _translate(error) from None
+
+
+def _merge(plain: dict[str, Any], path: Path) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        text = str(error).splitlines()[0]
+        raise UserError(f"{path} does not fit this version: {text}", "use the version in run.json") from None
+
+
+def _to_schema(node: Any) -> RunConfig:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for key, value in _flat(OmegaConf.to_container(node, resolve=False)):
+        if isinstance(value, str) and _RESOLVER.search(value):
+            # A resolved ${oc.env:…} would write a secret into every file that holds the configuration.
+            fix = f"write the value itself, or let the shell fill it in: {key}=$NAME"
+            raise UserError(f"{key} uses a resolver, which could copy secrets into files: {value}", fix)
+    try:
+        return OmegaConf.to_object(node)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise _translate(error) from None
+
+
+def _translate(error: Exception) -> UserError:
+    """Turn an error of Hydra or OmegaConf into one that names the key, the value and the fix."""
+    text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
+    key = _first(r"full_key: ([\w.]+)", text) or _first(r"override '?\+*([\w.]+)", text)
+    if re.search(r"not in struct|not in '|Could not override", text) and key:
+        section = _world_model_keys() if key.startswith("worldmodel") else []
+        return UserError(f"unknown key {key}{suggest(key, section)}", "--show-config prints every setting")
+    wanted = _first(r"could not be converted to (\w+)", text) or _first(r"is not a valid (\w+)", text)
+    if wanted:
+        value = _first(r"Value '(.*?)' (?:of type|could|is)", text)
+        nouns = {
+            "integer": "a whole number",
+            "float": "a number",
+            "boolean": "true or false",
+            "bool": "true or false",
+        }
+        want, key = nouns.get(wanted.lower(), wanted.lower()), key or "a setting"
+        return UserError(f"{key} needs {want}, got {value!r}", f"write {key}=VALUE with {want}")
+    if "weep" in text and "multirun" in text.lower():
+        fix = "start one command per value, or quote a list: key='[1,2]'"
+        return UserError("one run takes one value per setting", fix)
+    missing = _first(r"Could not find '([\w./]+)'", text)
+    if missing:
+        return UserError(f"there is no config {missing}", "--help lists the choices of every group")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("Error merging")]
+    line = next(iter(lines), type(error).__name__)
+    fix = "values with spaces or brackets need quotes: key='[1,2]'"
+    return UserError(f"cannot read {key or 'the settings'}: {line}", fix)
+
+
+def _world_model_keys() -> list[str]:
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.to_container(_compose([]).worldmodel, resolve=False)
+    return sorted({f"worldmodel.{_INDEX.sub('', key)}" for key, _ in _flat(tree)})
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found.group(1) if found else ""
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict | list) and node:
+        pairs = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in pairs:
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _excluded(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_TRAINING)
+
+
+def _read_small(path: Path) -> str:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} is too large for a configuration", "restore it from a backup")
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        raise UserError(f"there is no readable configuration at {path}", "give a run directory") from None

@@ -1,0 +1,43 @@
+"""A trained agent from disk, for everything that acts with one: evaluate, play, probes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agents import checkpoint
+from agents.actor_critic import ActorCritic
+from agents.assembly import build_agent, choose_device, set_threads
+from agents.cli import UserError
+from agents.config import read_config
+from agents.rundir import find_run
+from envs import Spec
+
+
+class Loaded(NamedTuple):
+    """An agent from disk, with what it was trained on."""
+
+    agent: ActorCritic
+    config: Any
+    spec: Spec
+    frames: int
+    path: Path
+    run: Path | None
+
+
+def load_run(
+    text: str, device: str = "cpu", *, entry: str | None = None, planner: str | None = None
+) -> Loaded:
+    """Load the newest agent of a run (or the one of a checkpoint); nothing in the files can name code."""
+    found = find_run(text)
+    if found.checkpoint is None:
+        raise UserError(f"{found.run} has no checkpoint yet", "train it a little longer")
+    path = found.checkpoint
+    saved = checkpoint.load(path, only={"weights", "state", "config"})
+    cfg = read_config(path / "config.json", entry=entry)
+    spec = Spec.from_json(saved.documents["state"]["spec"])
+    cfg.agent.compile = False  # acting never runs the update
+    cfg.agent.planner = planner or cfg.agent.planner
+    set_threads(saved.documents["state"]["threads"])  # another thread count may round differently
+    agent = build_agent(cfg, spec, choose_device(device))
+    agent.load_weights(saved.tensors["weights"])
+    frames = saved.documents["state"]["progress"]["counters"]["frames"]
+    return Loaded(agent, cfg, spec, frames, saved.path, found.run)

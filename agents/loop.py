@@ -1,0 +1,214 @@
+"""The training loop: one decision or one gradient step at a time, so that every boundary can be resumed from."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+
+@dataclass
+class Counters:
+    """Simulator control steps, agent decisions and gradient steps: never mixed."""
+
+    frames: int = 0
+    decisions: int = 0
+    updates: int = 0
+    episodes: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The counters by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When things happen, in frames; 0 means never."""
+
+    frames: int
+    warmup_frames: int
+    updates_per_decision: float
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+
+@dataclass
+class Episodes:
+    """Running return and length of the episode in each environment (part of a checkpoint)."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @classmethod
+    def start(cls, num: int) -> "Episodes":
+        """Nothing collected yet in any of `num` environments."""
+        return cls([0.0] * num, [0] * num)
+
+    def add(self, step: TensorDict) -> Iterator[dict[str, float]]:
+        """Account for one batched decision, N; yield the statistics of episodes that ended."""
+        nxt = step["next"]
+        rewards, ends = nxt["reward"].flatten().tolist(), nxt["done"].flatten().tolist()
+        for i, (reward, end, frames) in enumerate(zip(rewards, ends, nxt["frames"].flatten().tolist(), strict=True)):
+            self.returns[i] += reward
+            self.lengths[i] += frames
+            if end:
+                if self.lengths[i]:  # a worker that died before its first step leaves an empty episode
+                    yield {"train/return": self.returns[i], "train/length": float(self.lengths[i])}
+                self.returns[i], self.lengths[i] = 0.0, 0
+
+
+@dataclass
+class Marks:
+    """Frames at which each periodic event last happened (part of a checkpoint)."""
+
+    log: int = 0
+    evaluate: int = 0
+    checkpoint: int = 0
+
+    def due(self, event: str, every: int, frames: int) -> bool:
+        """Whether a multiple of `every` was passed since the event last happened."""
+        return every > 0 and frames // every > getattr(self, event) // every
+
+
+@dataclass
+class Averages:
+    """Sums of training metrics since the last log row (part of a checkpoint, or a resumed row would differ)."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add the metrics of one update; stays on their device, so nothing waits."""
+        for name, value in metrics.items():
+            total = self.sums.get(name)
+            self.sums[name] = value.double() if total is None else total + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the averages and start over."""
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self) -> dict:
+        """JSON-able copy."""
+        return {"sums": {name: float(total) for name, total in self.sums.items()}, "count": self.count}
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.sums = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
+        self.count = state["count"]
+
+
+@dataclass
+class Progress:
+    """Everything the loop itself remembers."""
+
+    counters: Counters
+    episodes: Episodes
+    marks: Marks = field(default_factory=Marks)
+    averages: Averages = field(default_factory=Averages)
+
+    def state(self) -> dict:
+        """JSON-able copy."""
+        return {
+            "counters": vars(self.counters),
+            "marks": vars(self.marks),
+            "episodes": vars(self.episodes),
+            "averages": self.averages.state(),
+        }
+
+    @classmethod
+    def restored(cls, state: dict) -> "Progress":
+        """The memory that `state` describes."""
+        progress = cls(Counters(**state["counters"]), Episodes(**state["episodes"]), Marks(**state["marks"]))
+        progress.averages.restore(state["averages"])
+        return progress
+
+
+class Hooks(Protocol):
+    """What the loop calls; none of them may touch anything that training reads."""
+
+    def log(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Write a row of averaged training metrics."""
+        ...
+
+    def episode(self, progress: Progress, metrics: dict[str, float]) -> None:
+        """Write the return of a finished training episode."""
+        ...
+
+    def evaluate(self, progress: Progress) -> bool:
+        """Evaluate the agent as it is now; False when interrupted, and then it will be asked again."""
+        ...
+
+    def checkpoint(self, progress: Progress) -> None:
+        """Save everything."""
+        ...
+
+    def tick(self, progress: Progress) -> None:
+        """Show where the run is."""
+        ...
+
+
+def online(
+    agent: Any,
+    collect: Callable[[], TensorDict],
+    replay: Any,
+    schedule: Schedule,
+    progress: Progress,
+    hooks: Hooks,
+    *,
+    stop: Callable[[], bool],
+) -> bool:
+    """Collect, store, learn until the frame budget is spent; True when it was, False when `stop` asked to leave.
+
+    Each turn does exactly one thing, and which one is a function of `progress` alone: a run that is cut between
+    two turns and resumed takes the same turns as one that was not.
+    """
+    counters, marks = progress.counters, progress.marks
+    while not stop():
+        owed = math.floor(counters.decisions * schedule.updates_per_decision) - counters.updates
+        finished = counters.frames >= schedule.frames
+        if owed > 0 and counters.frames >= schedule.warmup_frames:
+            if counters.updates == 0:
+                hooks.checkpoint(progress)  # the first update may compile for a minute: lose nothing to a Ctrl-C
+            batch = replay.sample()
+            progress.averages.add(agent.update(batch))
+            replay.update_priority(batch["index"], batch["priority"][:, 0])
+            counters.updates += 1
+        elif marks.due("log", schedule.log_every, counters.frames):
+            marks.log = counters.frames
+            hooks.log(progress, progress.averages.take())
+        elif marks.due("evaluate", schedule.eval_every, counters.frames) or (
+            finished and marks.evaluate < counters.frames
+        ):
+            if hooks.evaluate(progress):
+                marks.evaluate = counters.frames
+        elif marks.due("checkpoint", schedule.checkpoint_every, counters.frames) or (
+            finished and marks.checkpoint < counters.frames
+        ):
+            marks.checkpoint = counters.frames
+            hooks.checkpoint(progress)
+        elif finished:
+            return True
+        else:
+            _store(collect(), replay, progress, hooks)
+        hooks.tick(progress)
+    return False
+
+
+def _store(step: TensorDict, replay: Any, progress: Progress, hooks: Hooks) -> None:
+    """Put a batch of decisions (N or N T) into the replay buffer and count it."""
+    replay.extend(step)
+    counters = progress.counters
+    for one in step.unbind(-1) if step.ndim > 1 else [step]:
+        frames = one["next", "frames"]
+        counters.frames += int(frames.sum())
+        counters.decisions += int((frames > 0).sum())  # a worker that crashed took no decision
+        for statistics in progress.episodes.add(one):
+            counters.episodes += 1
+            hooks.episode(progress, statistics)

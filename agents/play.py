@@ -1,0 +1,66 @@
+"""Film a trained agent: python -m agents.play run=last.
+
+examples:
+  python -m agents.play run=last
+  python -m agents.play run=last episodes=3 size=480 planner=mppi
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents.cli import UserError, option, run_command
+
+
+@dataclass
+class Play:
+    """Play episodes with a trained agent and write a film of them."""
+
+    run: str = option(text="run directory, one of its checkpoints, or last")
+    episodes: int = option(1, "episodes to film", low=1, high=1000)
+    seed: int = option(0, "seed of the episodes", low=0)
+    size: int = option(320, "width and height in pixels", low=16, high=2048)
+    stride: int = option(1, "film every n-th decision", low=1)
+    quality: str = option("full", "with shadows and reflections, or without", choices=("fast", "full"))
+    planner: str | None = option(None, "what chooses actions (default: as trained)", choices=("none", "mppi"))
+    device: str = option("cpu", "auto, cpu or cuda")
+    entry: str | None = option(None, "your environment factory, if the run used one: it is code, so name it again")
+    out: str | None = option(None, "the mp4 file, or its beginning for several (default: in the run's videos/)")
+
+
+def play(options: Play) -> int:
+    """Play episodes with a trained agent and write a film of them."""
+    from agents.loading import load_run
+    from agents.rollouts import PLAY_SEED
+    from agents.rollouts import play as play_episodes
+    from agents.video import Recorder, require_rendering
+    from envs import simulator_from_config
+
+    loaded = load_run(options.run, options.device, entry=options.entry, planner=options.planner)
+    require_rendering(loaded.config.env)
+    home = (loaded.run or loaded.path) / "videos"
+    recorder = Recorder(size=options.size, stride=options.stride, quality=options.quality)
+    for index in range(options.episodes):
+        path = Path(options.out) if options.out else home / f"play-{loaded.frames:09d}-s{options.seed}.mp4"
+        if options.episodes > 1:
+            path = path.with_name(f"{path.stem}-{index}{path.suffix}")
+        if path.suffix != ".mp4":
+            raise UserError(f"out={path} is not an mp4 file", f"use out={path.stem}.mp4")
+        simulator = simulator_from_config(loaded.config.env, PLAY_SEED + options.seed, index)
+        try:
+            with recorder.film(path) as watch:
+                played = play_episodes(loaded.agent, [simulator], seed=options.seed, watch=watch)
+        finally:
+            simulator.close()
+        assert played is not None
+        print(f"return {played[0].score:.2f} in {played[0].frames} frames: {path}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    return run_command("play", play, argv, options=Play)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""One training run on disk: builds the parts, resumes them, and is the hooks of the loop."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agents import checkpoint as disk
+from agents import chunks, loop, progress, randomness, replay, rollouts
+from agents.assembly import build_agent, choose_device, set_threads
+from agents.cli import UserError
+from agents.collect import Actor, collector
+from agents.config import config_dict
+from agents.logging import Logger
+from agents.rundir import Run
+from agents.stopping import Stopper
+from agents.video import Blind, make_recorder
+from envs import from_config
+from worldmodel.checkpoint import describe
+
+
+class Session:
+    """Everything that a run is made of; `run` trains until the budget is spent or somebody asks to stop."""
+
+    def __init__(self, cfg: Any, run: Run, stop: Stopper) -> None:
+        self.cfg, self.path, self.stop = cfg, run.path, stop
+        self.device = choose_device(cfg.device)
+        self.console = progress.Progress(cfg.trainer.frames, cfg.logger.every_s, cfg.logger.progress)
+        self.threads = set_threads(cfg.trainer.threads)
+        randomness.seed_everything(cfg.seed)
+        self.recorder = make_recorder(cfg.env, self.console.say) if cfg.trainer.video else Blind()
+        self.env = from_config(cfg.env, seed=cfg.seed)
+        self.spec = self.env.facts
+        self.replay = self._make_replay()
+        self.agent = build_agent(cfg, self.spec, self.device)
+        self.actor = Actor(self.agent, cfg.env.num)
+        self.began, self.worked_s = time.monotonic(), 0.0
+        self.progress = loop.Progress(loop.Counters(), loop.Episodes.start(cfg.env.num))
+        self.logged: dict[str, Any] | None = None
+        saved = disk.load_latest(run.checkpoints, self._report_bad, self._restore) if run.resumed else None
+        self.logger = Logger(
+            self.path,
+            ["tensorboard"] if cfg.logger.tensorboard else [],
+            {"project": cfg.logger.project} if cfg.logger.wandb else None,
+            resume=self.logged,
+        )
+        self.collect = collector(self.env, self.actor)
+        self.measured = (self.began, self.progress.counters.frames, self.progress.counters.updates)
+        if saved:
+            self.console.say(f"resuming {self.path} at {self.progress.counters.frames:,} frames")
+
+    # ---- the run
+
+    def run(self) -> bool:
+        """Train; True when the frame budget is spent."""
+        t = self.cfg.trainer
+        schedule = loop.Schedule(
+            frames=t.frames,
+            warmup_frames=t.warmup_frames,
+            updates_per_decision=t.updates_per_decision,
+            log_every=t.log_every,
+            eval_every=t.eval_every,
+            checkpoint_every=t.checkpoint_every,
+        )
+        finished = loop.online(
+            self.agent, self._collect, self.replay, schedule, self.progress, self, stop=self.stop
+        )
+        if not finished:
+            self.checkpoint(self.progress)
+        return finished
+
+    def close(self) -> None:
+        """Release environments, files and the terminal."""
+        self.console.close()
+        self.logger.close()
+        self.env.close()
+
+    def _collect(self) -> Any:
+        self.actor.random = self.progress.counters.frames < self.cfg.trainer.warmup_frames
+        return next(self.collect)
+
+    def _make_replay(self) -> replay.Replay:
+        cfg, spec = self.cfg, self.spec
+        fields = {key: (array.shape, array.dtype) for key, array in spec.observation.items()}
+        return replay.make_replay(
+            fields,
+            spec.action.size,
+            capacity=cfg.replay.capacity,
+            # An episode of L decisions is L + 1 rows: the budget never needs more than twice its decisions.
+            expected=2 * -(-cfg.trainer.frames // spec.action_repeat),
+            num_envs=cfg.env.num,
+            window=cfg.agent.window + 1,
+            batch=cfg.agent.batch,
+            storage=cfg.replay.storage,
+            device=self.device,
+            sampler=cfg.replay.sampler,
+            alpha=cfg.replay.alpha,
+            fade=cfg.replay.fade,
+            dir=self.path / "replay",
+            seed=cfg.seed,
+        )
+
+    # ---- hooks of the loop
+
+    def log(self, at: loop.Progress, metrics: dict[str, float]) -> None:
+        """Write a row of averaged training metrics."""
+        self.logger.log(vars(at.counters), metrics)
+        self.logger.time(vars(at.counters), self.speeds(at.counters))
+
+    def episode(self, at: loop.Progress, metrics: dict[str, float]) -> None:
+        """Write the return of a finished training episode."""
+        self.logger.log(vars(at.counters), metrics)
+        self.console.show(metrics)
+
+    def evaluate(self, at: loop.Progress) -> bool:
+        """Play the evaluation episodes; leaves no trace in training."""
+        cfg, frames = self.cfg, at.counters.frames
+        with randomness.undisturbed(), self.recorder.film(self.path / "videos" / f"{frames:09d}.mp4") as watch:
+            episodes = cfg.trainer.eval_episodes
+            played = rollouts.evaluate_episodes(self.agent, cfg.env, episodes, cfg.seed, stop=self.stop, watch=watch)
+        if played is None:
+            return False
+        metrics = rollouts.summary(played)
+        self.logger.log(vars(at.counters), metrics | {"eval/returns": [p.score for p in played]})
+        self.logger.time(vars(at.counters), self.speeds(at.counters))
+        self.console.show(metrics)
+        return True
+
+    def checkpoint(self, at: loop.Progress) -> None:
+        """Publish everything needed to go on as if nothing had happened."""
+        root = self.path / "checkpoints"
+        record = self.replay.flush(self.path / "replay")
+        state = {
+            "progress": at.state(),
+            "replay": record,
+            "logger": self.logger.state(),
+            "spec": self.spec.to_json(),
+            "threads": self.threads,
+            "worked_s": self.worked_s + time.monotonic() - self.began,
+        }
+        agent = self.agent.state_dict()
+        live = {
+            "optimiser": agent["optimiser"],
+            "noise": agent["generator"],
+            "actor": self.actor.state(),
+            "environment": self.env.snapshot(),
+            "randomness": randomness.state(),
+            "replay": self.replay.state_tensors(),
+        }
+        tensors, tree = disk.flatten_state(live)
+        disk.save(
+            root,
+            at.counters.frames,
+            {"weights": agent["weights"], "optim": tensors},
+            {
+                "state": state | {"live": tree},
+                "worldmodel": describe(self.agent.model),
+                "config": config_dict(self.cfg),
+            },
+            keep=self.cfg.trainer.keep,
+        )
+        kept = [disk.load(p, only={"state"}).documents["state"]["replay"] for p in disk.retained(root)]
+        chunks.prune(self.path / "replay", kept)
+
+    def tick(self, at: loop.Progress) -> None:
+        """Show where the run is."""
+        self.console.update(at.counters.frames, at.counters.updates)
+
+    def speeds(self, counters: loop.Counters) -> dict[str, float]:
+        """Seconds of work so far, over all resumptions, and the speeds since the last call."""
+        now, before = time.monotonic(), self.measured
+        self.measured = (now, counters.frames, counters.updates)
+        elapsed = max(now - before[0], 1e-9)
+        return {
+            "speed/elapsed_s": self.worked_s + now - self.began,
+            "speed/frames_per_s": (counters.frames - before[1]) / elapsed,
+            "speed/updates_per_s": (counters.updates - before[2]) / elapsed,
+            "speed/rss_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+
+    # ---- resuming
+
+    def _restore(self, saved: disk.Checkpoint) -> None:
+        """Put every part where the checkpoint left it; a damaged replay chunk makes it a bad checkpoint."""
+        state = saved.documents["state"]
+        live = disk.unflatten_state(saved.tensors["optim"], state["live"])
+        if state["spec"] != self.spec.to_json():
+            raise UserError(
+                f"{saved.path} was trained on {state['spec']['name']}, whose observations or actions differ from "
+                f"{self.spec.name} as it is now",
+                "resume with the environment it was trained on, or start anew with run.fresh=true",
+            )
+        self.replay.restore(self.path / "replay", state["replay"], live["replay"])
+        # Another number of threads may round differently, so the run keeps the one it began with.
+        self.threads = set_threads(state["threads"])
+        self.agent.load_state_dict(
+            {"weights": saved.tensors["weights"], "optimiser": live["optimiser"], "generator": live["noise"]}
+        )
+        self.actor.restore(live["actor"])
+        self.env.restore(live["environment"])
+        self.progress = loop.Progress.restored(state["progress"])
+        disk.drop_after(self.path / "checkpoints", self.progress.counters.frames)
+        randomness.restore(live["randomness"])
+        self.worked_s, self.logged = state["worked_s"], state["logger"]
+
+    def _report_bad(self, path: Path, error: Exception) -> None:
+        self.console.say(f"warning: {error}\n  going back to the checkpoint before {path.name}")

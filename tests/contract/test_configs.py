@@ -1,0 +1,52 @@
+"""Every file in configs/: it composes, it is reachable by name, and it says something the schema knows."""
+
+import pytest
+
+from agents.config import load_config
+from agents.overrides import config_folder, environments, groups, normalise
+from agents.schema import RunConfig, leaves
+
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+NEEDED = {"dmc": ["env.task=walker_walk"], "toy": ["env.task=ring"], "gym": ["env.id=Pendulum-v1"]}
+NEEDED["entry"] = ["env.entry=package.module:make"]
+
+
+def test_every_yaml_belongs_to_a_group_or_is_the_root():
+    files = {path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml")}
+    assert files == {f"{group}/{choice}.yaml" for group, choice in CHOICES} | {"config.yaml"}
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
+def test_every_choice_composes(group, choice):
+    words = [f"{group}={choice}", *(NEEDED.get(choice, []) if group == "env" else [])]
+    assert isinstance(load_config(words), RunConfig)
+
+
+@pytest.mark.parametrize("name", environments())
+def test_every_listed_environment_is_accepted(name):
+    (first, *_) = normalise([f"env={name}"])
+    assert first.partition("=")[2] in groups()["env"]
+
+
+def test_no_configuration_names_code_or_a_resolver():
+    for path in config_folder().rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert "_target_" not in text, path
+        assert "${oc." not in text, path
+        assert "entry:" not in text, path
+
+
+def test_every_setting_has_a_help_text_and_a_default_inside_its_own_bounds():
+    for key, _, entry in leaves():
+        assert entry.metadata.get("help"), key
+        low, high = entry.metadata["low"], entry.metadata["high"]
+        if isinstance(entry.default, int | float):
+            assert low is None or entry.default >= low, key
+            assert high is None or entry.default <= high, key
+
+
+def test_debug_shrinks_every_budget():
+    small, usual = load_config(["trainer=debug"]), load_config([])
+    assert small.trainer.frames <= usual.trainer.frames / 50
+    assert small.agent.batch < usual.agent.batch
+    assert small.trainer.warmup_frames < small.trainer.frames

@@ -1,0 +1,113 @@
+"""Runs training commands in forked children of one process that has imported everything once.
+
+A start costs seconds in imports; twenty kills would cost minutes. This module is run as a script, reads one JSON
+request a line ({"argv": [...], "kill_after": seconds or null, "signal": n}) and answers each with a JSON line.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def serve() -> None:
+    """Answer requests until standard input closes."""
+    import torch
+
+    torch.set_num_threads(1)
+    import torchrl.collectors
+
+    import agents.logging
+    import agents.session
+    import agents.train
+    import envs.batched
+    import envs.toy  # noqa: F401
+
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _train(request["argv"], request["log"])
+        if request["kill_after"] is not None:
+            time.sleep(request["kill_after"])
+            os.kill(child, request["signal"])
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(json.dumps({"code": code, "seconds": time.monotonic() - began}), flush=True)
+
+
+def _train(argv: list[str], log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    code = 1
+    try:
+        code = agents_train(argv)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def agents_train(argv: list[str]) -> int:
+    """Run the command in this process."""
+    from agents.train import main
+
+    return main(argv)
+
+
+class Runner:
+    """The other end: start it once, ask it to train, kill what it started."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.log = folder / "log.txt"
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=folder,
+        )
+        assert self._answer()["ready"]
+
+    def train(self, *argv: str, kill_after: float | None = None, sig: int = signal.SIGKILL) -> dict:
+        """Run a training command, perhaps sending it a signal after some seconds; exit code and duration."""
+        request = {"argv": argv, "kill_after": kill_after, "signal": int(sig), "log": str(self.log)}
+        assert self.process.stdin is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        """Stop the helper."""
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the runner died; see {self.log}"
+        return json.loads(line)
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    """SHA-256 of everything training made: weights, optimiser, replay rows and metrics."""
+    last = run / "checkpoints" / "last"
+    files = [last / "weights.safetensors", last / "optim.safetensors", run / "metrics.jsonl"]
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    state = json.loads((last / "state.json").read_text())
+    found["frames"] = state["progress"]["counters"]["frames"]
+    return found
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,94 @@
+"""Planners find optima of costs they know nothing about, and survive hostile ones."""
+
+import pytest
+import torch
+
+from agents.planning import Categorical, Gaussian, mppi
+
+SEARCH = {"samples": 256, "elites": 32, "iterations": 8, "temperature": 0.5}
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_the_gaussian_search_finds_the_optimum_of_a_linear_quadratic_problem():
+    """Double integrator, horizon 4: the optimum comes from the normal equations."""
+    start, horizon = torch.tensor([0.3, -0.2]), 4
+    a, b = torch.tensor([[1.0, 0.2], [0.0, 1.0]]), torch.tensor([0.0, 0.4])
+
+    def cost(actions):
+        state, total = start.expand(*actions.shape[:2], 2), 0.0
+        for h in range(horizon):
+            state = state @ a.T + actions[:, :, h] * b
+            total = total + state.square().sum(-1) + 0.1 * actions[:, :, h, 0].square()
+        return total
+
+    plan = torch.zeros(1, 1, horizon, 1, requires_grad=True)
+    gradient = torch.autograd.grad(cost(plan).sum(), plan, create_graph=True)[0].flatten()
+    hessian = torch.stack([torch.autograd.grad(g, plan, retain_graph=True)[0].flatten() for g in gradient])
+    optimum = torch.linalg.solve(hessian, -gradient.detach())
+    assert optimum.abs().max() < 1, "the test wants an optimum inside the action range"
+    best, _ = mppi(cost, Gaussian(torch.zeros(1, horizon, 1), std_min=0.02), generator=generator(), **SEARCH)
+    assert cost(best[:, None]).item() <= cost(optimum.view(1, 1, horizon, 1)).item() + 0.01
+
+
+def test_the_categorical_search_finds_the_best_sequence_of_choices():
+    secret = torch.tensor([2, 0, 1, 2])
+    wanted = torch.nn.functional.one_hot(secret, 3).float()
+    best, _ = mppi(
+        lambda plans: (plans - wanted).square().sum((-1, -2)),
+        Categorical(torch.zeros(1, 4, 3)),
+        generator=generator(),
+        **SEARCH,
+    )
+    assert best.argmax(-1)[0].tolist() == secret.tolist()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_result_does_not_depend_on_the_scale_of_the_cost(scale):
+    best, mean = mppi(
+        lambda plans: scale * (plans - 0.5).square().sum((-1, -2)),
+        Gaussian(torch.zeros(1, 2, 1)),
+        generator=generator(),
+        **SEARCH,
+    )
+    assert best.isfinite().all() and mean.isfinite().all()
+    assert (best - 0.5).abs().max() < 0.1
+
+
+def test_candidates_with_nan_costs_never_win():
+    def cost(plans):
+        value = (plans - 0.5).square().sum((-1, -2))
+        return torch.where(plans[..., 0, 0] > 0.6, torch.nan, value)
+
+    best, mean = mppi(cost, Gaussian(torch.zeros(1, 2, 1)), generator=generator(), **SEARCH)
+    assert best.isfinite().all() and mean.isfinite().all() and best[0, 0, 0] <= 0.6
+
+
+def test_a_model_that_only_returns_nan_is_an_error_and_not_an_action():
+    with pytest.raises(FloatingPointError, match="diverged"):
+        mppi(lambda p: p.sum((-1, -2)) * torch.nan, Gaussian(torch.zeros(1, 2, 1)), generator=generator(), **SEARCH)
+
+
+def test_a_guide_better_than_every_sample_is_followed():
+    guide = torch.full((1, 1, 3, 2), 0.987654)
+    best, _ = mppi(
+        lambda plans: (plans - guide).square().sum((-1, -2)),
+        Gaussian(torch.zeros(1, 3, 2)),
+        guides=guide,
+        generator=generator(),
+        **(SEARCH | {"iterations": 1}),
+    )
+    assert torch.equal(best, guide[:, 0])
+
+
+def test_plans_of_different_rows_do_not_influence_each_other():
+    goals = torch.tensor([0.4, -0.7])[:, None, None, None]
+    best, _ = mppi(
+        lambda plans: (plans - goals).square().sum((-1, -2)),
+        Gaussian(torch.zeros(2, 2, 1)),
+        generator=generator(),
+        **SEARCH,
+    )
+    assert (best - goals[:, 0]).abs().max() < 0.1

@@ -1,0 +1,150 @@
+"""Curves and evidence: what is read from runs, the bands, the pictures, and rows that are recorded once."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from agents import plot
+from agents.cli import UserError
+from agents.evidence import COLUMNS, curves_of, read_evidence, read_lines, read_runs
+from agents.plot import align, band, interquartile_mean
+
+
+def make_run(
+    root, env="dmc_walker", seed=0, planner="none", frames=(0, 100, 200), values=(0.0, 1.0, 2.0), tail=""
+):
+    path = root / env / f"s{seed}-{planner}"
+    path.mkdir(parents=True)
+    about = {"env": env, "seed": seed, "config_hash": planner * 8, "config": {"agent": {"planner": planner}}}
+    about |= {
+        "command": ["/x/agents/train.py", f"env={env}", "a b"],
+        "code": {"commit": "abc", "dirty": True},
+    }
+    (path / "run.json").write_text(json.dumps(about))
+    rows = [
+        {"frames": f, "decisions": f, "updates": 0, "eval/return": v}
+        for f, v in zip(frames, values, strict=True)
+    ]
+    rows.insert(1, {"frames": 50, "decisions": 50, "updates": 0, "train/return": 1.0, "eval/return": None})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    times = [{"frames": f, "speed/elapsed_s": f * 36.0} for f in frames]
+    (path / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times))
+    return path
+
+
+def test_a_curve_holds_the_numbers_of_its_metric_with_their_wall_times(tmp_path):
+    make_run(tmp_path)
+    (curve,) = curves_of(read_runs([str(tmp_path)]), "eval/return")
+    assert curve.frames.tolist() == [0, 100, 200]
+    assert curve.values.tolist() == [0, 1, 2]
+    assert curve.wall_s.tolist() == [0, 3600, 7200]
+
+
+def test_a_half_written_last_line_is_left_out_and_damage_inside_is_told(tmp_path):
+    path = make_run(tmp_path, tail='{"frames": 300, "eval/ret')
+    assert len(list(read_lines(path / "metrics.jsonl"))) == 4
+    text = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text("{broken\n" + text)
+    with pytest.raises(UserError, match=r"line 1 of .* is damaged"):
+        list(read_lines(path / "metrics.jsonl"))
+
+
+def test_configurations_are_named_by_what_differs_and_seeds_share_a_line(tmp_path):
+    for seed in (0, 1):
+        for planner in ("none", "mppi"):
+            make_run(tmp_path, seed=seed, planner=planner)
+    curves = curves_of(read_runs([f"{tmp_path}/dmc_walker/*"]), "eval/return")
+    assert {(c.method, c.seed) for c in curves} == {
+        (f"planner={p}", s) for p in ("none", "mppi") for s in (0, 1)
+    }
+
+
+def test_a_mistyped_metric_is_answered_with_the_close_one(tmp_path):
+    make_run(tmp_path)
+    with pytest.raises(UserError, match="did you mean eval/return"):
+        curves_of(read_runs([str(tmp_path)]), "eval/retrun")
+
+
+def test_no_matching_run_is_told(tmp_path):
+    with pytest.raises(UserError, match="no run directory matches"):
+        read_runs([str(tmp_path / "*")])
+
+
+def test_seeds_are_compared_only_where_all_of_them_have_been(tmp_path):
+    make_run(tmp_path, seed=0, frames=(0, 100, 200), values=(0, 10, 20))
+    make_run(tmp_path, seed=1, frames=(50, 150), values=(0, 100))
+    where, values = align(curves_of(read_runs([str(tmp_path)]), "eval/return"), "frames")
+    assert where.tolist() == [50, 100, 150]
+    assert values.tolist() == [[5, 10, 15], [0, 50, 100]]
+
+
+def test_the_interquartile_mean_ignores_outliers():
+    values = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [1e9]])
+    assert interquartile_mean(values) == 3.5
+
+
+def test_the_band_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = [
+        low <= 0 <= high for _, low, high in (band(rng.normal(size=(10, 1)), "mean") for _ in range(60))
+    ]
+    assert 0.75 <= np.mean(inside) <= 1.0
+
+
+def test_the_band_of_one_seed_is_the_curve_and_repeats_itself():
+    values = np.arange(6.0).reshape(1, 6)
+    assert all((part == values[0]).all() for part in band(values, "mean"))
+    two = np.random.default_rng(1).normal(size=(5, 7))
+    assert np.array_equal(band(two, "iqm"), band(two, "iqm"))
+
+
+def test_a_picture_is_written_beside_a_single_run(tmp_path, capsys):
+    path = make_run(tmp_path)
+    assert plot.main([f"runs={path}"]) == 0
+    picture = path / "plots" / "eval-return.png"
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_evidence_is_recorded_once_and_drawn_again(tmp_path, capsys):
+    for seed in (0, 1):
+        make_run(tmp_path / "runs", seed=seed)
+    file = tmp_path / "evidence" / "walker.csv"
+    words = [f"runs={tmp_path}/runs", f"record={file}", "method=ours", "experiment=walker"]
+    assert plot.main(words) == plot.main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [f"6 new rows in {file}", f"0 new rows in {file}"]
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == list(COLUMNS)
+    assert rows[1] == {
+        "experiment": "walker",
+        "env": "dmc_walker",
+        "method": "ours",
+        "seed": "0",
+        "frames": "100",
+        "metric": "eval/return",
+        "value": "1.0",
+        "wall_s": "3600.0",
+        "commit": "abc+dirty",
+        "command": "python -m agents.train env=dmc_walker 'a b'",
+    }
+    assert plot.main([f"evidence={file}", f"baseline={file}", "x=wall", f"out={tmp_path}/a.png"]) == 0
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert [c.values.tolist() for c in read_evidence(file)] == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["runs=a", "evidence=b"], ["runs=nowhere"], ["evidence=nowhere.csv"], ["x=time"]]
+)
+def test_mistakes_end_with_code_two(words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert plot.main(words) == 2
+    assert "fix: " in capsys.readouterr().err
+
+
+def test_an_evidence_file_with_other_columns_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="lacks the columns experiment"):
+        read_evidence(tmp_path / "x.csv")

@@ -1,0 +1,86 @@
+"""Terms against their definitions."""
+
+import pytest
+import torch
+
+from worldmodel.diagnostics import effective_rank, latent_std, participation_rank
+from worldmodel.losses import (
+    Graded,
+    SIGReg,
+    cosine,
+    covariance,
+    infonce,
+    masked_mean,
+    mse,
+    smooth_l1,
+    variance,
+)
+
+
+def graded(prediction, answer, latents=None, valid=None):
+    rows = prediction.shape[:2]
+    latents = prediction if latents is None else latents
+    valid = torch.ones(latents.shape[:2], dtype=torch.bool) if valid is None else valid
+    one = torch.ones(rows)
+    return Graded(prediction, answer, prediction, one, one, one, latents, valid)
+
+
+def test_cosine_is_0_parallel_1_orthogonal_2_opposite():
+    answer = torch.tensor([[[1.0, 0.0]] * 3])
+    prediction = torch.tensor([[[5.0, 0.0], [0.0, 2.0], [-0.1, 0.0]]])
+    torch.testing.assert_close(cosine()(graded(prediction, answer), None), torch.tensor([[0.0, 1.0, 2.0]]))
+
+
+@pytest.mark.parametrize("term", [cosine(), mse(), smooth_l1(), infonce()])
+def test_terms_about_predictions_are_not_reduced(term):
+    assert term(graded(torch.randn(4, 3, 8), torch.randn(4, 3, 8)), None).shape == (4, 3)
+
+
+def test_infonce_matches_a_loop_and_ignores_answers_that_do_not_exist():
+    p, a = torch.randn(4, 2, 8), torch.randn(4, 2, 8)
+    g = graded(p, a)
+    g = g._replace(weight=torch.tensor([[1.0, 1], [1, 1], [1, 0], [1, 1]]))
+    value = infonce(temperature=0.5)(g, None)
+    for b in range(4):
+        others = [0, 1, 3] if b != 2 else [0, 1, 2, 3]
+        scores = torch.stack([torch.cosine_similarity(p[b, 1], a[c, 1], dim=0) / 0.5 for c in others])
+        torch.testing.assert_close(value[b, 1], -scores.log_softmax(0)[others.index(b)])
+
+
+def test_a_masked_mean_ignores_what_does_not_exist():
+    assert masked_mean(torch.tensor([1.0, 5.0, 9.0]), torch.tensor([1.0, 1.0, 0.0])) == 3.0
+    assert masked_mean(torch.ones(3), torch.zeros(3)) == 0.0
+
+
+def test_variance_and_covariance_see_collapse_and_copies_but_not_padding():
+    z = torch.randn(64, 4, 6) * 2
+    assert variance()(graded(z, z), None) < 0.01
+    assert variance()(graded(z * 0, z), None) > 0.99
+    copied = z[..., :1].expand_as(z)
+    assert covariance()(graded(copied, z), None) > 10 * covariance()(graded(z, z), None)
+    valid = torch.ones(64, 4, dtype=torch.bool)
+    valid[:, 3] = False
+    spoilt = z.clone()
+    spoilt[:, 3] = 1e3
+    for term in (variance(floor=3.0), covariance(), SIGReg(6)):
+        torch.testing.assert_close(
+            term(graded(z, z, z, valid), None), term(graded(z, z, spoilt, valid), None), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_sigreg_prefers_the_normal_distribution():
+    term = SIGReg(6, slices=64)
+    normal = torch.randn(512, 4, 6)
+    values = [term(graded(z, z), None) for z in (normal, normal * 3, normal * 0, normal.sign() * 1.0)]
+    assert values[0] < 1e-2 < min(values[1:3])
+    assert values[0] < values[3]
+
+
+def test_diagnostics_tell_collapse_from_spread():
+    one = torch.randn(200, 1) @ torch.randn(1, 8)
+    full = torch.randn(2000, 8)
+    assert latent_std(torch.ones(9, 4)) == 0
+    assert participation_rank(torch.ones(9, 4)) == 0
+    for rank in (participation_rank, effective_rank):
+        assert abs(rank(one) - 1) < 0.01
+        assert 7.5 < rank(full) < 8.01

@@ -1,0 +1,147 @@
+"""Loss terms: functions of what was predicted and what is true, one value per question or a scalar."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .model import WorldModel
+
+
+class Graded(NamedTuple):
+    """What a term sees."""
+
+    prediction: Tensor  # B Q D
+    answer: Tensor  # B Q D
+    trunk: Tensor  # B Q F
+    reward: Tensor  # B Q
+    continues: Tensor  # B Q
+    weight: Tensor  # B Q
+    latents: Tensor  # B N D
+    valid: Tensor  # B N
+
+
+Term = Callable[[Graded, WorldModel], Tensor]  # -> B Q, or a scalar
+
+
+def masked_mean(value: Tensor, weight: Tensor) -> Tensor:
+    """Average over what exists; zero when nothing does: ... -> scalar."""
+    return (value * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def cosine() -> Term:
+    """Make one minus the cosine similarity, from 0 (parallel) to 2 (opposite): B Q."""
+    return lambda g, model: 1.0 - F.cosine_similarity(g.prediction.float(), g.answer.float(), dim=-1)
+
+
+def mse() -> Term:
+    """Make the mean squared difference of the features: B Q."""
+    return lambda g, model: (g.prediction.float() - g.answer.float()).square().mean(-1)
+
+
+def smooth_l1(*, beta: float = 1.0) -> Term:
+    """Make the mean Huber difference, quadratic below beta: B Q."""
+    return lambda g, model: F.smooth_l1_loss(
+        g.prediction.float(), g.answer.float(), reduction="none", beta=beta
+    ).mean(-1)
+
+
+def infonce(*, temperature: float = 0.1) -> Term:
+    """Make the contrastive loss that picks the own answer among the batch's at the same position: B Q."""
+    if temperature <= 0:
+        raise ModelError(f"infonce temperature={temperature} must be positive")
+
+    def term(g: Graded, model: WorldModel) -> Tensor:
+        p, a = F.normalize(g.prediction.float(), dim=-1), F.normalize(g.answer.float(), dim=-1)
+        logits = torch.einsum("bqd,cqd->qbc", p, a) / temperature
+        own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        # Answers that do not exist are nobody's negatives; a row keeps its own: a softmax needs something.
+        logits = logits.masked_fill(~((g.weight.t() > 0)[:, None] | own), float("-inf"))
+        return -logits.log_softmax(-1).diagonal(dim1=-2, dim2=-1).t()
+
+    return term
+
+
+def _centred(g: Graded) -> tuple[Tensor, Tensor]:
+    """Flatten the latents, subtract their mean and blank padding: B N D, B N -> B*N D and the count."""
+    rows, weight = g.latents.float().flatten(0, 1), g.valid.float().flatten()[:, None]
+    count = weight.sum().clamp_min(2.0)
+    return (rows - (rows * weight).sum(0) / count) * weight, count
+
+
+def variance(*, floor: float = 1.0) -> Term:
+    """Make a hinge that keeps every latent's standard deviation over the batch above floor: scalar."""
+
+    def term(g: Graded, model: WorldModel) -> Tensor:
+        rows, count = _centred(g)
+        std = (rows.square().sum(0) / (count - 1) + 1e-6).sqrt()
+        return (floor - std).relu().mean()
+
+    return term
+
+
+def covariance() -> Term:
+    """Make the squared off-diagonal covariances of the latents, summed and divided by D: scalar."""
+
+    def term(g: Graded, model: WorldModel) -> Tensor:
+        rows, count = _centred(g)
+        matrix = rows.t() @ rows / (count - 1)
+        return (matrix.square().sum() - matrix.diagonal().square().sum()) / matrix.shape[0]
+
+    return term
+
+
+class SIGReg(nn.Module):
+    """Measure the Epps-Pulley distance of random projections of the latents from a standard normal: scalar.
+
+    The directions are drawn once from `seed`, where the original draws new ones each step: a compiled step
+    then holds no random state, and with more slices than features they pin down the same moments.
+    """
+
+    directions: Tensor
+    points: Tensor
+
+    def __init__(self, latent_size: int, *, slices: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        directions = F.normalize(torch.randn(latent_size, slices, generator=generator), dim=0)
+        self.register_buffer("directions", directions, persistent=False)
+        self.register_buffer("points", torch.linspace(0.0, 3.0, 13), persistent=False)
+
+    def forward(self, g: Graded, model: WorldModel) -> Tensor:
+        """Compare characteristic functions: latents B N D -> scalar."""
+        rows, weight = g.latents.float().flatten(0, 1), g.valid.float().flatten()[:, None, None]
+        angle = (rows @ self.directions)[..., None] * self.points
+        count = weight.sum().clamp_min(1.0)
+        real, imaginary = (angle.cos() * weight).sum(0) / count, (angle.sin() * weight).sum(0) / count
+        normal = (-0.5 * self.points.square()).exp()
+        error = ((real - normal).square() + imaginary.square()) * normal
+        return torch.trapezoid(error, self.points, dim=-1).mean()
+
+
+def reward() -> Term:
+    """Make the cross-entropy of the reward head: B Q."""
+    return lambda g, model: model.reward.loss(model.reward(g.trunk), g.reward)
+
+
+def continuation() -> Term:
+    """Make the cross-entropy of the continuation head: B Q."""
+    return lambda g, model: model.continuation.loss(model.continuation(g.trunk), g.continues)
+
+
+TERMS: dict[str, Callable[..., Term]] = {
+    "cosine": cosine,
+    "mse": mse,
+    "smooth_l1": smooth_l1,
+    "infonce": infonce,
+    "variance": variance,
+    "covariance": covariance,
+    "sigreg": SIGReg,
+    "reward": reward,
+    "continuation": continuation,
+}
+NEEDS_HEAD = {"reward", "continuation"}
+OF_LATENTS = {"variance", "covariance", "sigreg"}

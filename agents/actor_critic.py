@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,12 +10,16 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, mppi
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
-EXPLORED_ACTIONS = 64  # above this many discrete actions, enumerating them is the wrong algorithm
+# Exploration noise is a sum of processes that forget at these rates per decision: white noise averages out in a
+# body with inertia, and a policy that stands still then never learns that walking exists.
+MEMORY = (0.0, 0.8, 0.96)
+VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 
 
 class Carry(NamedTuple):
@@ -22,6 +27,7 @@ class Carry(NamedTuple):
 
     cache: Any  # of the aggregator
     action: Tensor  # N A, the last one taken
+    noise: Tensor  # N K A, exploration noise at K time scales
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
 
 
@@ -47,7 +53,9 @@ def bootstrap_rows(valid: Tensor, n: int) -> Tensor:
     return torch.minimum(rows, last).clamp_min(0)
 
 
-def n_step(reward: Tensor, terminated: Tensor, valid: Tensor, value: Tensor, discount: float, n: int) -> Values:
+def n_step(
+    reward: Tensor, terminated: Tensor, valid: Tensor, value: Tensor, discount: float, n: int
+) -> Values:
     """Sum n rewards from each row, or as many as the window has, then bootstrap: B T, values B T-n -> B T-1.
 
     Rows are arrivals: reward[t] and terminated[t] belong to the transition into t. `value` holds the values at
@@ -69,7 +77,16 @@ def n_step(reward: Tensor, terminated: Tensor, valid: Tensor, value: Tensor, dis
 class ActorCritic:
     """A world model, critics and a policy trained by one step on a batch of replayed windows."""
 
-    def __init__(self, objective: Objective, spec: Any, cfg: Any, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        spec: Any,
+        cfg: Any,
+        *,
+        seed: int,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.cfg, self.device = cfg, device
         self.objective = objective.to(device)
         self.model = objective.model
@@ -77,19 +94,25 @@ class ActorCritic:
         self.actions = spec.action.size
         self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
         width = self.model.belief_size
-        self.bins = Bins(cfg.bins).to(device)
+        self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
         self.critic = Ensemble(cfg.critics, width + self.actions, cfg.hidden, 2, cfg.bins).to(device)
         self.policy = Policy(width, cfg.hidden, 2, self.actions, discrete=self.discrete).to(device)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.groups = [list(self.objective.trainable()), list(self.critic.parameters()), list(self.policy.parameters())]
+        self.groups = [
+            list(self.objective.trainable()),
+            list(self.critic.parameters()),
+            list(self.policy.parameters()),
+        ]
         rates = [cfg.model_lr, cfg.critic_lr, cfg.policy_lr]
         self.optimiser = torch.optim.AdamW(
             [{"params": group, "lr": rate} for group, rate in zip(self.groups, rates, strict=True)],
             weight_decay=cfg.weight_decay,
             fused=True,
         )
-        self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False) if cfg.compile else self.losses
+        self._losses = (
+            torch.compile(self.losses, fullgraph=True, dynamic=False) if cfg.compile else self.losses
+        )
 
     # ---- acting
 
@@ -97,7 +120,8 @@ class ActorCritic:
         """An empty memory for `num` environments."""
         horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
         zeros = torch.zeros(num, self.actions, device=self.device)
-        return Carry(self.model.start(num), zeros, zeros[:, None].expand(-1, horizon, -1).clone())
+        noise = zeros[:, None].expand(-1, len(MEMORY), -1).clone()
+        return Carry(self.model.start(num), zeros, noise, zeros[:, None].expand(-1, horizon, -1).clone())
 
     @torch.no_grad()
     def act(
@@ -115,8 +139,12 @@ class ActorCritic:
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
             proposal, plan = self.plan(State(belief[:, 0], cache), warm, generator)
-        action = self._explore(proposal, generator) if explore else self._greedy(proposal)
-        return Carry(cache, action, plan), action
+        if not explore:
+            action = self._greedy(proposal)
+            return Carry(cache, action, carry.noise, plan), action
+        noise = self._next_noise(carry.noise, first, generator)
+        action = self._explore(proposal, noise.sum(1) / math.sqrt(len(MEMORY)), generator)
+        return Carry(cache, action, noise, plan), action
 
     def random(self, carry: Carry) -> tuple[Carry, Tensor]:
         """Uniformly random actions, for the warm-up: -> N A."""
@@ -131,11 +159,16 @@ class ActorCritic:
     def _greedy(self, proposal: Tensor) -> Tensor:
         return F.one_hot(proposal.argmax(-1), self.actions).float() if self.discrete else proposal
 
-    def _explore(self, proposal: Tensor, generator: torch.Generator) -> Tensor:
+    def _next_noise(self, noise: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
+        """Move every noise process on by one decision; an episode starts with fresh ones: N K A."""
+        kept = torch.tensor(MEMORY, device=self.device)[:, None]
+        fresh = torch.randn(noise.shape, generator=generator, device=self.device)
+        return torch.where(first[:, None, None], fresh, kept * noise + (1 - kept.square()).sqrt() * fresh)
+
+    def _explore(self, proposal: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         if self.discrete:
             draw = torch.multinomial(proposal, 1, generator=generator)[:, 0]
             return F.one_hot(draw, self.actions).float()
-        noise = torch.randn(proposal.shape, generator=generator, device=self.device)
         return (proposal + self.cfg.explore_noise * noise).clamp(-1, 1)
 
     @torch.no_grad()
@@ -168,7 +201,8 @@ class ActorCritic:
 
         def policy(belief: Tensor, _: int) -> Tensor:
             action = self.policy.squash(self.policy(belief))
-            noisy = self._explore(action, generator).view(-1, count, self.actions)
+            noise = torch.randn(action.shape, generator=generator, device=self.device)
+            noisy = self._explore(action, noise, generator).view(-1, count, self.actions)
             noisy[:, 0] = self._greedy(action).view(-1, count, self.actions)[:, 0]
             return noisy.flatten(0, 1)
 
@@ -270,7 +304,9 @@ class ActorCritic:
     def track(self) -> None:
         """Move the targets, after the optimiser step."""
         self.objective.target.update()
-        torch._foreach_lerp_(list(self.target_critic.parameters()), list(self.critic.parameters()), self.cfg.tau)
+        torch._foreach_lerp_(
+            list(self.target_critic.parameters()), list(self.critic.parameters()), self.cfg.tau
+        )
 
     # ---- state
 
@@ -302,5 +338,6 @@ class ActorCritic:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly from `state`."""
         self.load_weights(state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        # Copied: torch would go on with the very tensors it is given, shared with whoever else has them.
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.generator.set_state(state["generator"].cpu())

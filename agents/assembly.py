@@ -1,5 +1,6 @@
 """From a configuration to an agent on a device."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,11 +24,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def set_threads(threads: int | None) -> int:
-    """Set torch's thread count (default: what the environment or torch chose) and return it."""
-    if threads:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
+def set_threads(threads: int) -> int:
+    """Set torch's thread count and return it; results repeat bit for bit only with the same one."""
+    torch.set_num_threads(threads)
+    return threads
 
 
 def shapes_of(spec: Spec) -> dict[str, Any]:
@@ -35,7 +35,9 @@ def shapes_of(spec: Spec) -> dict[str, Any]:
     observation = {key: {"shape": list(a.shape), "dtype": a.dtype} for key, a in spec.observation.items()}
     return {"observation": observation, "action": {"kind": spec.action.kind, "size": spec.action.size}}
 
-
-def build_agent(cfg: Any, spec: Spec, device: torch.device) -> ActorCritic:
+def build_agent(
+    cfg: Any, spec: Spec, device: torch.device, *, say: Callable[[str], None] = print
+) -> ActorCritic:
     """Build the agent of a configuration for an environment; seed the global generators first."""
-    return ActorCritic(build(cfg.worldmodel, shapes_of(spec)), spec, cfg.agent, seed=cfg.seed, device=device)
+    objective = build(cfg.worldmodel, shapes_of(spec))
+    return ActorCritic(objective, spec, cfg.agent, seed=cfg.seed, device=device, say=say)

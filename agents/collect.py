@@ -1,13 +1,14 @@
 """Collection: the agent as a TorchRL policy, and TorchRL collectors that feed the loop."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
 from agents.actor_critic import Carry
+from envs import Spec, from_config
 
 
 class Actor(TensorDictModuleBase):
@@ -21,11 +22,14 @@ class Actor(TensorDictModuleBase):
         self._agent = (agent,)
         self.carry: Carry = agent.start(num)
         self.random = True
+        self.rehearsing = False
 
     @torch.no_grad()
     def forward(self, step: TensorDictBase) -> TensorDictBase:
         """Choose an action for every environment: N."""
         agent = self._agent[0]
+        if self.rehearsing:
+            return step.set("action", torch.zeros(*step.batch_size, agent.actions))
         obs = {key: step.get(key).to(agent.device) for key in self.in_keys}
         self.carry, action = agent.act(self.carry, obs, explore=True)
         if self.random:
@@ -42,19 +46,99 @@ class Actor(TensorDictModuleBase):
         self.carry = Carry(cache, state["action"], state["plan"])
 
 
-def collector(env: Any, actor: Actor) -> Iterator[TensorDictBase]:
+def collector(env: Any, actor: Any) -> Iterator[TensorDictBase]:
     """Iterate over batched decisions, one per environment: N T=1."""
     from torchrl.collectors import Collector
 
+    # TorchRL tries the policy out while it is built; that must not draw noise nor move the actor's memory.
+    actor.rehearsing = True
     # Bookkeeping that we do not use costs more than the policy: no trajectory ids, no policy copy, no CUDA syncs.
-    return iter(
-        Collector(
-            env,
-            actor,
-            frames_per_batch=env.batch_size[0],
-            total_frames=-1,
-            trust_policy=True,
-            track_traj_ids=False,
-            no_cuda_sync=True,
-        )
+    built = Collector(
+        env,
+        actor,
+        frames_per_batch=env.batch_size[0],
+        total_frames=-1,
+        trust_policy=True,
+        track_traj_ids=False,
+        no_cuda_sync=True,
     )
+    actor.rehearsing = False
+    return iter(built)
+
+
+class Source(Protocol):
+    """Where the loop's decisions come from; `attach`, perhaps `restore`, then `start` and `next`."""
+
+    spec: Spec
+
+    def attach(self, agent: Any) -> None:
+        """Act with this agent."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Go on where `state` was taken; False where the environments begin new episodes instead."""
+        ...
+
+    def start(self) -> None:
+        """Get ready to collect."""
+        ...
+
+    def next(self, *, random: bool) -> TensorDictBase:
+        """Return the next decisions, uniformly random ones if asked: N T."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        ...
+
+    def close(self) -> None:
+        """Release the environments."""
+        ...
+
+
+class Alternating:
+    """Collects in this process, between updates: bit for bit the same after any interruption."""
+
+    def __init__(self, cfg: Any) -> None:
+        self.num = cfg.env.num
+        self.env = from_config(cfg.env, seed=cfg.seed)
+        self.spec: Spec = self.env.facts
+
+    def attach(self, agent: Any) -> None:
+        """Act with this agent."""
+        self.actor = Actor(agent, self.num)
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Go on inside the episodes of `state`; after asynchronous collection begin the ones that follow."""
+        if "environment" not in state:
+            self.env.skip_episodes(state["episodes"])
+            return False
+        self.actor.restore(state["actor"])
+        self.env.restore(state["environment"])
+        return True
+
+    def start(self) -> None:
+        """Build the collector; the environment then hands out its first observations."""
+        self._stream = collector(self.env, self.actor)
+
+    def next(self, *, random: bool) -> TensorDictBase:
+        """Take one decision in every environment: N T=1."""
+        self.actor.random = random
+        return next(self._stream)
+
+    def state(self) -> dict[str, Any]:
+        """The environments' and the actor's state, in the middle of their episodes."""
+        return {"actor": self.actor.state(), "environment": self.env.snapshot()}
+
+    def close(self) -> None:
+        """Release the environments."""
+        self.env.close()
+
+
+def make_source(cfg: Any) -> Source:
+    """Build what `trainer.collector` names."""
+    if cfg.trainer.collector == "async":
+        from agents.remote import Concurrent
+
+        return Concurrent(cfg)
+    return Alternating(cfg)

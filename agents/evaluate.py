@@ -18,11 +18,17 @@ class Evaluate:
     """Play episodes with a trained agent and print their returns."""
 
     run: str = option(text="run directory, one of its checkpoints, or last")
-    episodes: int | None = option(None, "episodes to play (default: as many as in training)", low=1, high=10_000)
-    seed: int | None = option(None, "seed of the episodes (default: the run's, which repeats the logged ones)", low=0)
+    episodes: int | None = option(
+        None, "episodes to play (default: as many as in training)", low=1, high=10_000
+    )
+    seed: int | None = option(
+        None, "seed of the episodes (default: the run's, which repeats the logged ones)", low=0
+    )
     planner: str | None = option(None, "what chooses actions (default: as trained)", choices=("none", "mppi"))
     device: str = option("cpu", "auto, cpu or cuda (only the device of training repeats its numbers exactly)")
-    entry: str | None = option(None, "your environment factory, if the run used one: it is code, so name it again")
+    entry: str | None = option(
+        None, "your environment factory, if the run used one: it is code, so name it again"
+    )
     out: str | None = option(None, "also write the result to this JSON file")
 
 
@@ -45,7 +51,12 @@ def evaluate(options: Evaluate) -> int:
         f" over {episodes} episodes (min {metrics['eval/return_min']:.2f}, max {metrics['eval/return_max']:.2f})"
     )
     if options.out:
-        result = {"run": str(loaded.path), "frames": loaded.frames, "seed": seed, "planner": loaded.agent.cfg.planner}
+        result = {
+            "run": str(loaded.path),
+            "frames": loaded.frames,
+            "seed": seed,
+            "planner": loaded.agent.cfg.planner,
+        }
         result |= {"episodes": [asdict(episode) for episode in played], **metrics}
         with disk_errors(options.out), open(options.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)

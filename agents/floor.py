@@ -27,7 +27,10 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run the operation, and remember it if it is a product."""
         if func in PRODUCTS:
-            own = tuple(a.detach().clone(memory_format=torch.preserve_format) if torch.is_tensor(a) else a for a in args)
+            own = tuple(
+                a.detach().clone(memory_format=torch.preserve_format) if torch.is_tensor(a) else a
+                for a in args
+            )
             self.calls.append((func, own, dict(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
@@ -49,9 +52,14 @@ def median_ms(work: Callable[[], Any], *, repeats: int, device: torch.device) ->
     return sorted(times)[len(times) // 2] * 1e3
 
 
-def interleaved_ms(first: Callable[[], Any], second: Callable[[], Any], *, rounds: int, device: torch.device) -> tuple:
+def interleaved_ms(
+    first: Callable[[], Any], second: Callable[[], Any], *, rounds: int, device: torch.device
+) -> tuple:
     """Median times of two pieces of work that take turns, so that a busy machine slows both alike."""
-    pairs = [(median_ms(first, repeats=1, device=device), median_ms(second, repeats=1, device=device)) for _ in range(rounds)]
+    pairs = [
+        (median_ms(first, repeats=1, device=device), median_ms(second, repeats=1, device=device))
+        for _ in range(rounds)
+    ]
     return tuple(sorted(column)[rounds // 2] for column in zip(*pairs, strict=True))
 
 

@@ -52,7 +52,9 @@ class Episodes:
         """Account for one batched decision, N; yield the statistics of episodes that ended."""
         nxt = step["next"]
         rewards, ends = nxt["reward"].flatten().tolist(), nxt["done"].flatten().tolist()
-        for i, (reward, end, frames) in enumerate(zip(rewards, ends, nxt["frames"].flatten().tolist(), strict=True)):
+        for i, (reward, end, frames) in enumerate(
+            zip(rewards, ends, nxt["frames"].flatten().tolist(), strict=True)
+        ):
             self.returns[i] += reward
             self.lengths[i] += frames
             if end:
@@ -155,7 +157,7 @@ class Hooks(Protocol):
 
 
 def online(
-    agent: Any,
+    update: Callable[[TensorDict], dict[str, Tensor]],
     collect: Callable[[], TensorDict],
     replay: Any,
     schedule: Schedule,
@@ -175,9 +177,11 @@ def online(
         finished = counters.frames >= schedule.frames
         if owed > 0 and counters.frames >= schedule.warmup_frames:
             if counters.updates == 0:
-                hooks.checkpoint(progress)  # the first update may compile for a minute: lose nothing to a Ctrl-C
+                hooks.checkpoint(
+                    progress
+                )  # the first update may compile for a minute: lose nothing to a Ctrl-C
             batch = replay.sample()
-            progress.averages.add(agent.update(batch))
+            progress.averages.add(update(batch))
             replay.update_priority(batch["index"], batch["priority"][:, 0])
             counters.updates += 1
         elif marks.due("log", schedule.log_every, counters.frames):

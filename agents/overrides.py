@@ -1,6 +1,7 @@
 """Read the words of a command line before Hydra does, so that a mistake is answered with the right name."""
 
 import difflib
+import functools
 import importlib.util
 import re
 import typing
@@ -53,6 +54,7 @@ def config_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+@functools.cache
 def groups() -> dict[str, list[str]]:
     """Return the choices of every config group, by name."""
     found = {}

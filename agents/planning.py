@@ -63,7 +63,9 @@ class Categorical:
 
     def _set(self, mean: Tensor) -> None:
         choices = mean.shape[-1]
-        self._probs = (mean.clamp_min(0) + self._floor / choices) / (mean.clamp_min(0).sum(-1, True) + self._floor)
+        self._probs = (mean.clamp_min(0) + self._floor / choices) / (
+            mean.clamp_min(0).sum(-1, True) + self._floor
+        )
 
     @property
     def mean(self) -> Tensor:

@@ -24,8 +24,12 @@ class Play:
     quality: str = option("full", "with shadows and reflections, or without", choices=("fast", "full"))
     planner: str | None = option(None, "what chooses actions (default: as trained)", choices=("none", "mppi"))
     device: str = option("cpu", "auto, cpu or cuda")
-    entry: str | None = option(None, "your environment factory, if the run used one: it is code, so name it again")
-    out: str | None = option(None, "the mp4 file, or its beginning for several (default: in the run's videos/)")
+    entry: str | None = option(
+        None, "your environment factory, if the run used one: it is code, so name it again"
+    )
+    out: str | None = option(
+        None, "the mp4 file, or its beginning for several (default: in the run's videos/)"
+    )
 
 
 def play(options: Play) -> int:

@@ -22,7 +22,13 @@ def state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     found = {
         "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), cached],
+        "numpy": [
+            name,
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            cached,
+        ],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -48,7 +48,9 @@ def play(
     while None in ended:
         if stop():
             return None
-        obs = {key: torch.from_numpy(np.stack([o[key] for o in current])).to(agent.device) for key in current[0]}
+        obs = {
+            key: torch.from_numpy(np.stack([o[key] for o in current])).to(agent.device) for key in current[0]
+        }
         obs["is_init"] = torch.full((len(simulators), 1), first, device=agent.device)
         carry, action = agent.act(carry, obs, explore=False, generator=generator)
         first, decision, chosen = False, decision + 1, action.cpu().numpy()

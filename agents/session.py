@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from tensordict import TensorDict
+from torch import Tensor
 
 from agents import checkpoint as disk
 from agents import chunks, loop, progress, randomness, replay, rollouts
 from agents.assembly import build_agent, choose_device, set_threads
 from agents.cli import UserError
-from agents.collect import Actor, collector
+from agents.collect import make_source
 from agents.config import config_dict
 from agents.logging import Logger
 from agents.rundir import Run
 from agents.stopping import Stopper
 from agents.video import Blind, make_recorder
-from envs import from_config
 from worldmodel.checkpoint import describe
 
 
@@ -30,13 +31,14 @@ class Session:
         self.threads = set_threads(cfg.trainer.threads)
         randomness.seed_everything(cfg.seed)
         self.recorder = make_recorder(cfg.env, self.console.say) if cfg.trainer.video else Blind()
-        self.env = from_config(cfg.env, seed=cfg.seed)
-        self.spec = self.env.facts
+        self.source = make_source(cfg)
+        self.spec = self.source.spec
         self.replay = self._make_replay()
-        self.agent = build_agent(cfg, self.spec, self.device)
-        self.actor = Actor(self.agent, cfg.env.num)
+        self.agent = build_agent(cfg, self.spec, self.device, say=self.console.say)
+        self.source.attach(self.agent)
         self.began, self.worked_s = time.monotonic(), 0.0
         self.progress = loop.Progress(loop.Counters(), loop.Episodes.start(cfg.env.num))
+        self.fresh = True  # nothing was updated in this process yet
         self.logged: dict[str, Any] | None = None
         saved = disk.load_latest(run.checkpoints, self._report_bad, self._restore) if run.resumed else None
         self.logger = Logger(
@@ -45,7 +47,7 @@ class Session:
             {"project": cfg.logger.project} if cfg.logger.wandb else None,
             resume=self.logged,
         )
-        self.collect = collector(self.env, self.actor)
+        self.source.start()
         self.measured = (self.began, self.progress.counters.frames, self.progress.counters.updates)
         if saved:
             self.console.say(f"resuming {self.path} at {self.progress.counters.frames:,} frames")
@@ -63,8 +65,7 @@ class Session:
             eval_every=t.eval_every,
             checkpoint_every=t.checkpoint_every,
         )
-        finished = loop.online(
-            self.agent, self._collect, self.replay, schedule, self.progress, self, stop=self.stop
+        finished = loop.online(self._update, self._collect, self.replay, schedule, self.progress, self, stop=self.stop
         )
         if not finished:
             self.checkpoint(self.progress)
@@ -74,11 +75,18 @@ class Session:
         """Release environments, files and the terminal."""
         self.console.close()
         self.logger.close()
-        self.env.close()
+        self.source.close()
+
+    def _update(self, batch: TensorDict) -> dict[str, Tensor]:
+        """Take a gradient step; the first may compile for a minute, and a signal then leaves at once."""
+        self.stop.impatient, self.fresh = self.fresh, False
+        try:
+            return self.agent.update(batch)
+        finally:
+            self.stop.impatient = False
 
     def _collect(self) -> Any:
-        self.actor.random = self.progress.counters.frames < self.cfg.trainer.warmup_frames
-        return next(self.collect)
+        return self.source.next(random=self.progress.counters.frames < self.cfg.trainer.warmup_frames)
 
     def _make_replay(self) -> replay.Replay:
         cfg, spec = self.cfg, self.spec
@@ -116,9 +124,14 @@ class Session:
     def evaluate(self, at: loop.Progress) -> bool:
         """Play the evaluation episodes; leaves no trace in training."""
         cfg, frames = self.cfg, at.counters.frames
-        with randomness.undisturbed(), self.recorder.film(self.path / "videos" / f"{frames:09d}.mp4") as watch:
+        with (
+            randomness.undisturbed(),
+            self.recorder.film(self.path / "videos" / f"{frames:09d}.mp4") as watch,
+        ):
             episodes = cfg.trainer.eval_episodes
-            played = rollouts.evaluate_episodes(self.agent, cfg.env, episodes, cfg.seed, stop=self.stop, watch=watch)
+            played = rollouts.evaluate_episodes(
+                self.agent, cfg.env, episodes, cfg.seed, stop=self.stop, watch=watch
+            )
         if played is None:
             return False
         metrics = rollouts.summary(played)
@@ -143,8 +156,7 @@ class Session:
         live = {
             "optimiser": agent["optimiser"],
             "noise": agent["generator"],
-            "actor": self.actor.state(),
-            "environment": self.env.snapshot(),
+            **self.source.state(),
             "randomness": randomness.state(),
             "replay": self.replay.state_tensors(),
         }
@@ -197,9 +209,10 @@ class Session:
         self.agent.load_state_dict(
             {"weights": saved.tensors["weights"], "optimiser": live["optimiser"], "generator": live["noise"]}
         )
-        self.actor.restore(live["actor"])
-        self.env.restore(live["environment"])
         self.progress = loop.Progress.restored(state["progress"])
+        if not self.source.restore(live):
+            self.progress.episodes = loop.Episodes.start(self.cfg.env.num)
+            self.console.say("the environments begin new episodes: asynchronous collection keeps no state of theirs")
         disk.drop_after(self.path / "checkpoints", self.progress.counters.frames)
         randomness.restore(live["randomness"])
         self.worked_s, self.logged = state["worked_s"], state["logger"]

@@ -38,4 +38,8 @@ class Stopper:
         self.received = signal.Signals(number)
         if again or self.impatient:
             raise SystemExit(EXIT_CODES[self.received])
-        print(f"\n{self.received.name}: saving, then leaving (once more to leave at once)", file=sys.stderr, flush=True)
+        print(
+            f"\n{self.received.name}: saving, then leaving (once more to leave at once)",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -38,7 +38,9 @@ def train(cfg: Any) -> int:
         state = "finished" if finished else "stopped; the same command goes on"
         print(f"{state}: {counters.frames:,} frames, {counters.updates:,} updates, {run.path}")
         if finished:
-            print(f"look: python -m agents.plot runs={run.path}   watch: python -m agents.play run={run.path}")
+            print(
+                f"look: python -m agents.plot runs={run.path}   watch: python -m agents.play run={run.path}"
+            )
         return stop.exit_code
 
 

@@ -1,7 +1,7 @@
 """N environments as one TorchRL environment, with exact ends, restarts and whole-batch snapshots."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,10 @@ class Batched(EnvBase):
         self._is_init = np.array(_plain(snapshot["is_init"]), bool)
         self._fresh = np.array(_plain(snapshot["fresh"]), bool)
         self._resumed = True
+
+    def skip_episodes(self, begun: Sequence[int]) -> None:
+        """Count this many episodes of each environment as played; call it before the first `reset()`."""
+        self.backend.arrays["episode"][:] = np.asarray(begun) - 1
 
     def render(
         self, index: int = 0, height: int = 240, width: int = 320, quality: str = "full"

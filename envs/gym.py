@@ -147,6 +147,6 @@ class Gymnasium:
             return np.asarray(self.env.render(), np.uint8)
         except Exception as error:
             raise EnvError(
-                f"{self._name} could not be drawn: {type(error).__name__}: {error}; install what it names, or "
-                "train from state without videos"
+                f"{self._name} could not be drawn: {type(error).__name__}: {error}; install what it names, "
+                "or train from state without videos"
             ) from error

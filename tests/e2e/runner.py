@@ -21,11 +21,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import torchrl.collectors
 
-    import agents.logging
-    import agents.session
-    import agents.train
     import envs.batched
     import envs.toy  # noqa: F401
 

@@ -68,7 +68,12 @@ def test_candidates_with_nan_costs_never_win():
 
 def test_a_model_that_only_returns_nan_is_an_error_and_not_an_action():
     with pytest.raises(FloatingPointError, match="diverged"):
-        mppi(lambda p: p.sum((-1, -2)) * torch.nan, Gaussian(torch.zeros(1, 2, 1)), generator=generator(), **SEARCH)
+        mppi(
+            lambda p: p.sum((-1, -2)) * torch.nan,
+            Gaussian(torch.zeros(1, 2, 1)),
+            generator=generator(),
+            **SEARCH,
+        )
 
 
 def test_a_guide_better_than_every_sample_is_followed():

@@ -1,0 +1,183 @@
+"""What every part around the agent relies on, for continuous and discrete actions, with and without a planner."""
+
+import pytest
+import torch
+
+from agents.assembly import build_agent
+from agents.config import load_config
+from agents.replay import make_replay
+from envs import make_batch
+
+CASES = {
+    "continuous": ("point_mass", []),
+    "discrete": ("identity", []),
+    "continuous, planned": ("point_mass", ["agent.planner=mppi"]),
+    "discrete, planned": ("identity", ["agent.planner=mppi"]),
+}
+
+
+def build(case: str, *more: str):
+    task, settings = CASES[case]
+    cfg = load_config([f"env=toy_{task}", "trainer=debug", *settings, *more])
+    env = make_batch({"kind": "toy", "task": task}, 3, seed=0)
+    torch.manual_seed(0)
+    return cfg, env, build_agent(cfg, env.facts, torch.device("cpu"))
+
+
+def batch_of(cfg, env):
+    fields = {key: (array.shape, array.dtype) for key, array in env.facts.observation.items()}
+    size = env.facts.action.size
+    window = cfg.agent.window + 1
+    replay = make_replay(fields, size, capacity=600, num_envs=3, window=window, batch=cfg.agent.batch)
+    step = env.reset()
+    for _ in range(40):
+        step["action"] = torch.rand(3, size) * 2 - 1
+        done, step = env.step_and_maybe_reset(step)
+        replay.extend(done)
+    return replay.sample()
+
+
+def observation(env, num: int = 3):
+    root = env.reset()
+    return {key: root[key][:num] for key in (*env.facts.observation, "is_init")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_actions_have_the_shape_and_range_the_environment_wants(case):
+    cfg, env, agent = build(case)
+    for num in (1, 3):
+        carry, action = agent.act(agent.start(num), observation(env, num), explore=True)
+        assert action.shape == (num, env.facts.action.size)
+        assert action.isfinite().all()
+        assert action.abs().max() <= 1
+        if agent.discrete:
+            assert torch.equal(action.sum(-1), torch.ones(num))
+        assert torch.equal(carry.action, action)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_acting_greedily_repeats_and_exploring_varies(case):
+    _, env, agent = build(case)
+    obs = observation(env)
+
+    def act(explore, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.stack([agent.act(agent.start(3), obs, explore=explore, generator=generator)[1] for _ in range(20)])
+
+    if agent.cfg.planner == "none":
+        assert torch.equal(act(False, 0), act(False, 1))
+    assert torch.equal(act(True, 0), act(True, 0))
+    assert not torch.equal(act(True, 0), act(True, 1))
+
+
+def test_one_environment_among_many_gets_the_action_it_would_get_alone():
+    _, env, agent = build("continuous")
+    obs = observation(env)
+    _, together = agent.act(agent.start(3), obs, explore=False)
+    _, alone = agent.act(agent.start(1), {key: value[:1] for key, value in obs.items()}, explore=False)
+    torch.testing.assert_close(together[:1], alone)
+
+
+def test_an_episode_start_forgets_the_episode_before():
+    _, env, agent = build("continuous")
+    obs = observation(env)
+    carry = agent.start(3)
+    for _ in range(3):
+        carry, _ = agent.act(carry, obs | {"is_init": torch.zeros(3, 1, dtype=torch.bool)}, explore=True)
+    _, after = agent.act(carry, obs | {"is_init": torch.ones(3, 1, dtype=torch.bool)}, explore=False)
+    _, fresh = agent.act(agent.start(3), obs | {"is_init": torch.ones(3, 1, dtype=torch.bool)}, explore=False)
+    torch.testing.assert_close(after, fresh)
+
+
+@pytest.mark.parametrize("case", ["continuous", "discrete"])
+def test_saved_and_loaded_agents_take_the_same_next_steps(case):
+    cfg, env, agent = build(case)
+    batch = batch_of(cfg, env)
+    agent.update(batch.clone())
+    _, _, other = build(case)
+    other.load_state_dict(agent.state_dict())
+    for _ in range(3):
+        first, second = agent.update(batch.clone()), other.update(batch.clone())
+        assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
+    for name, value in agent.state_dict()["weights"].items():
+        assert torch.equal(value, other.state_dict()["weights"][name]), name
+
+
+@pytest.mark.parametrize("case", ["continuous", "discrete"])
+def test_an_update_moves_every_trained_network_and_reports_plain_metrics(case):
+    cfg, env, agent = build(case)
+    batch = batch_of(cfg, env)
+    before = {name: value.clone() for name, value in agent.state_dict()["weights"].items()}
+    for _ in range(2):  # some last layers start at zero and give their inputs no gradient at first
+        metrics = agent.update(batch)
+    after = agent.state_dict()["weights"]
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    for network in ("model.encoder.trunk", "model.predictor", "critic", "target_critic", "policy", "target.encoder"):
+        moved = {name for name in before if name.startswith(network)} - still
+        assert moved, network
+    assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in metrics.values())
+    assert batch["priority"].shape == batch.shape
+
+
+def test_critics_and_policy_send_no_gradient_into_the_representation():
+    cfg, env, agent = build("continuous")
+    batch = batch_of(cfg, env)
+    tensors = {key: batch[key] for key in batch.keys()}  # noqa: SIM118
+    agent.objective.weights = dict.fromkeys(agent.objective.weights, 0.0)
+    total, _, _ = agent.losses(tensors, torch.zeros(batch.shape[0], batch.shape[1] - cfg.agent.nstep, agent.actions))
+    total.backward()
+    gradients = [p.grad for p in agent.model.parameters() if p.grad is not None]
+    assert all(g.abs().max() == 0 for g in gradients)
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in agent.critic.parameters())
+
+
+def test_the_policys_loss_leaves_the_critics_alone():
+    cfg, env, agent = build("continuous")
+    belief = torch.randn(4, 3, agent.model.belief_size)
+    loss, _ = agent._policy_loss(belief, torch.ones(4, 3), torch.tensor(12.0))
+    loss.backward()
+    assert all(p.grad is None for p in agent.critic.parameters())
+    assert any(p.grad is not None for p in agent.policy.parameters())
+
+
+def test_padding_of_a_window_changes_nothing_that_is_learned():
+    cfg, env, agent = build("continuous")
+    batch = batch_of(cfg, env)
+    batch["valid"][:, -2:] = False
+    noise = torch.zeros(batch.shape[0], batch.shape[1] - cfg.agent.nstep, agent.actions)
+
+    def loss(rows):
+        agent.optimiser.zero_grad()
+        total, _, _ = agent.losses({key: rows[key] for key in rows.keys()}, noise)  # noqa: SIM118
+        return total
+
+    first = loss(batch)
+    changed = batch.clone()
+    for key in ("state", "prev_action", "reward"):
+        changed[key][:, -2:] = 7.0
+    changed["terminated"][:, -2:] = True
+    torch.testing.assert_close(loss(changed), first)
+
+
+def test_the_planner_prefers_the_action_the_reward_head_pays_for():
+    _, env, agent = build("continuous, planned")
+
+    class Pays(torch.nn.Module):
+        """Pays for the first action component, read from what the predictor was given."""
+
+        def forward(self, trunk):
+            return trunk
+
+        def mean(self, trunk):
+            return trunk[..., 0]
+
+    agent.model.reward = Pays()
+    plain = agent.model.predict
+
+    def predict(belief, action):
+        out = plain(belief, action)
+        return out._replace(trunk=torch.cat([action[..., :1], out.trunk[..., 1:]], -1))
+
+    agent.model.predict = predict
+    _, action = agent.act(agent.start(3), observation(env), explore=False)
+    assert (action[:, 0] > 0.8).all()

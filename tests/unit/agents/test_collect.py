@@ -1,0 +1,191 @@
+"""The agent as a policy, between updates and in a process of its own."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from agents.assembly import build_agent
+from agents.collect import Actor, Alternating, collector, make_source
+from agents.config import load_config
+from agents.remote import Board, acting_weights
+from envs import EnvError, simulator_from_config
+
+DEBUG = ("trainer=debug", "agent.compile=false", "env=toy_point_mass", "env.time_limit=20")
+
+
+def attached(*words):
+    cfg = load_config([*DEBUG, *words])
+    torch.manual_seed(cfg.seed)
+    source = make_source(cfg)
+    agent = build_agent(cfg, source.spec, torch.device("cpu"))
+    source.attach(agent)
+    return source, agent, cfg
+
+
+def frames_of(batch):
+    return int(batch["next", "frames"].sum())
+
+
+# ---- between updates
+
+
+def test_trying_the_policy_out_moves_neither_noise_nor_memory():
+    source, agent, _ = attached()
+    noise, carry = agent.generator.get_state(), source.actor.carry
+    collector(source.env, source.actor)
+    assert source.actor.carry is carry
+    assert torch.equal(agent.generator.get_state(), noise)
+
+
+def test_a_batch_holds_what_the_replay_reads():
+    source, _, _ = attached()
+    source.start()
+    batch = source.next(random=True)
+    assert batch.shape == (2, 1)
+    for key in ("state", "action", "is_init", ("next", "state"), ("next", "reward"), ("next", "frames")):
+        assert key in batch.keys(include_nested=True)
+    assert batch["is_init"].all()
+    assert torch.equal(source.next(random=True)["state"], batch["next", "state"])
+
+
+def test_the_batches_kept_by_the_caller_do_not_change():
+    source, _, _ = attached()
+    source.start()
+    first = source.next(random=True)
+    copy = first.clone()
+    for _ in range(3):
+        source.next(random=False)
+    assert (first == copy).all()
+
+
+def test_a_new_episode_forgets_the_one_before():
+    _, agent, _ = attached("agent.explore_noise=0")
+    with torch.no_grad():
+        agent.policy.head.weight.normal_()
+    draw = torch.Generator().manual_seed(1)
+    size = len(agent.model.observation_keys) and 4
+
+    def root(state, *, first):
+        return TensorDict({"state": state, "is_init": torch.full((1, 1), first)}, [1])
+
+    old, new = Actor(agent, 1), Actor(agent, 1)
+    old.random = new.random = False
+    for step in range(3):
+        old(root(torch.randn(1, size, generator=draw), first=step == 0))
+    begin = torch.randn(1, size, generator=draw)
+    fresh = new(root(begin, first=True))["action"]
+    assert torch.equal(old(root(begin, first=True))["action"], fresh)
+    # The same observation inside an episode is another matter, or this test could not fail.
+    assert not torch.equal(old(root(begin, first=False))["action"], fresh)
+
+
+def test_after_asynchronous_collection_the_following_episodes_begin():
+    source, _, cfg = attached()
+    assert not source.restore({"episodes": [3, 5]})
+    source.start()
+    batch = source.next(random=True)
+    for index, number in enumerate((3, 5)):
+        simulator = simulator_from_config(cfg.env, cfg.seed, index)
+        simulator.episode = number - 1
+        assert np.array_equal(simulator.reset()["state"], batch["state"][index, 0])
+
+
+# ---- in another process
+
+
+def test_the_board_hands_over_weights_of_every_type_once():
+    theirs = {"a": torch.randn(3, 5), "count": torch.tensor(7), "flag": torch.tensor([True, False])}
+    ours = {name: torch.zeros_like(value) for name, value in theirs.items()}
+    board = Board(theirs)
+    board.publish(theirs)
+    seen = board.fetch(ours, 0)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours["a"].zero_()
+    assert board.fetch(ours, seen) == seen
+    assert not ours["a"].any()  # the version did not change, so nothing was copied
+
+
+def test_planning_needs_the_critics_weights_too():
+    for planner, expected in (("none", {"model", "policy"}), ("mppi", {"model", "policy", "critic"})):
+        agent = attached(f"agent.planner={planner}")[1]
+        assert {name.partition(".")[0] for name in acting_weights(agent)} == expected
+
+
+@pytest.fixture(scope="module")
+def beside():
+    source, agent, cfg = attached("trainer.collector=async")
+    assert not source.restore({"episodes": [3, 5]})
+    source.start()
+    yield source, agent, cfg
+    source.close()
+
+
+def test_it_collects_an_unbroken_stream_beside_us(beside):
+    source, _, cfg = beside
+    batches = [source.next(random=True) for _ in range(6)]
+    assert source.pid != os.getpid()
+    assert all(batch.shape == (2, 8) for batch in batches)
+    whole = torch.cat(batches, 1)
+    inside = ~whole["is_init"][:, 1:, 0]
+    assert torch.equal(whole["state"][:, 1:][inside], whole["next", "state"][:, :-1][inside])
+    assert torch.equal(whole["next", "done"][:, :-1, 0], ~inside)
+    assert frames_of(whole) == whole.numel()  # 96 decisions of one frame, each of them once
+    assert (whole["action"].abs() <= 1).all()
+    assert whole["action"].std() > 0.4  # uniform on [-1, 1] has 0.58, the untrained policy 0.2
+    simulator = simulator_from_config(cfg.env, cfg.seed, 0)
+    simulator.episode = 2
+    assert np.array_equal(simulator.reset()["state"], whole["state"][0, 0])
+    assert source.state() == {"episodes": (np.array([3, 5]) + whole["is_init"].sum((1, 2)).numpy()).tolist()}
+
+
+def test_new_weights_act_within_two_batches(beside):
+    source, agent, _ = beside
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            agent.policy.head.bias.fill_(100 * sign)
+        source.next(random=False)
+        source.next(random=False)
+        assert (source.next(random=False)["action"] * sign).min() > 0
+
+
+def test_a_killed_process_is_an_error_and_leaves_nothing_behind(beside):
+    source, _, _ = beside
+    pid = source.pid
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match="-9"):
+        for _ in range(3):
+            source.next(random=False)
+    source.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_broken_environment_says_so_and_discrete_planning_works():
+    source, agent, cfg = attached(
+        *("trainer.collector=async", "agent.planner=mppi", "env=toy_nan_obs", "+env.kwargs.at=19")
+    )
+    assert cfg.env.kwargs == {"at": 19}
+    threads = torch.get_num_threads()
+    source.start()
+    pid = source.pid
+    try:
+        batch = source.next(random=False)
+        assert batch["action"].shape == (2, 8, agent.actions)
+        assert (batch["action"].sum(-1) == 1).all()
+        with pytest.raises(EnvError, match=r"NaN") as caught:
+            for _ in range(3):
+                source.next(random=False)
+        assert "Traceback" not in str(caught.value)
+    finally:
+        source.close()
+    assert torch.get_num_threads() == threads
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_usual_way_is_between_updates():
+    assert isinstance(attached()[0], Alternating)

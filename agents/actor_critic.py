@@ -16,8 +16,8 @@ from agents.planning import Categorical, Gaussian, mppi
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
-# Exploration noise is a sum of processes that forget at these rates per decision: white noise averages out in a
-# body with inertia, and a policy that stands still then never learns that walking exists.
+# Exploration noise is a sum of processes that forget at these rates per decision: white noise averages out in
+# a body with inertia, and a policy that stands still then never learns that walking exists.
 MEMORY = (0.0, 0.8, 0.96)
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 
@@ -58,9 +58,9 @@ def n_step(
 ) -> Values:
     """Sum n rewards from each row, or as many as the window has, then bootstrap: B T, values B T-n -> B T-1.
 
-    Rows are arrivals: reward[t] and terminated[t] belong to the transition into t. `value` holds the values at
-    `bootstrap_rows`. A truncated episode ends the window but not the task, so its last row bootstraps like any
-    other; only termination has no future.
+    Rows are arrivals: reward[t] and terminated[t] belong to the transition into t. `value` holds the values
+    at `bootstrap_rows`. A truncated episode ends the window but not the task, so its last row bootstraps like
+    any other; only termination has no future.
     """
     mask = valid[:, 1:].to(value.dtype)
     steps = mask.shape[1]
@@ -90,7 +90,7 @@ class ActorCritic:
         self.cfg, self.device = cfg, device
         self.objective = objective.to(device)
         self.model = objective.model
-        self.discrete = spec.action.kind == "discrete"
+        self.spec, self.discrete = spec, spec.action.kind == "discrete"
         self.actions = spec.action.size
         self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
         width = self.model.belief_size
@@ -110,9 +110,7 @@ class ActorCritic:
             weight_decay=cfg.weight_decay,
             fused=True,
         )
-        self._losses = (
-            torch.compile(self.losses, fullgraph=True, dynamic=False) if cfg.compile else self.losses
-        )
+        self._losses = Compiled(self.losses, device, say) if cfg.compile else self.losses
 
     # ---- acting
 
@@ -127,12 +125,13 @@ class ActorCritic:
     def act(
         self, carry: Carry, obs: dict[str, Tensor], *, explore: bool, generator: torch.Generator | None = None
     ) -> tuple[Carry, Tensor]:
-        """Choose actions for N environments; obs holds their newest observation and `is_init` (N 1): -> N A."""
+        """Choose actions for N environments; obs holds what they see now and `is_init` (N 1): -> N A."""
         generator = generator or self.generator
         first = obs["is_init"].reshape(-1)
         previous = torch.where(first[:, None], 0.0, carry.action)
         z = self.model.encode({key: obs[key][:, None] for key in self.model.observation_keys})
         belief, cache = self.model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
+        assert cache is not None  # it came in, so it goes out
         if self.cfg.planner == "none":
             plan = carry.plan
             proposal = self.policy.squash(self.policy(belief[:, 0]))
@@ -169,7 +168,12 @@ class ActorCritic:
         if self.discrete:
             draw = torch.multinomial(proposal, 1, generator=generator)[:, 0]
             return F.one_hot(draw, self.actions).float()
-        return (proposal + self.cfg.explore_noise * noise).clamp(-1, 1)
+        return (proposal + self._spread() * noise).clamp(-1, 1)
+
+    def _spread(self) -> Tensor:
+        """Width of the exploration noise: wide while little is known, narrow once the policy is worth following."""
+        cfg, done = self.cfg, (self.policy.updates / self.cfg.explore_updates).clamp(max=1)
+        return cfg.explore_noise + (cfg.explore_noise_final - cfg.explore_noise) * done
 
     @torch.no_grad()
     def plan(self, state: State, warm: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -284,11 +288,11 @@ class ActorCritic:
         return ((self.cfg.policy_regulariser * rest - value / scale) * mask).sum() / count, scale
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Take one optimiser step on a batch B T; sets batch["priority"] (B T, one number per window); returns 0-d metrics."""
+        """Take one optimiser step on a batch B T; set batch["priority"], B T; return 0-d metrics."""
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         noise = (noise * self.cfg.policy_noise).clamp(-self.cfg.noise_clip, self.cfg.noise_clip)
-        tensors = {key: batch[key].to(self.device, non_blocking=True) for key in batch.keys()}  # noqa: SIM118 - a TensorDict iterates over rows
+        tensors: Any = dict(batch.to(self.device, non_blocking=True).items())
         self.model.observe({key: tensors[key] for key in self.model.observation_keys})
         loss, priority, metrics = self._losses(tensors, noise)
         self.optimiser.zero_grad(set_to_none=True)
@@ -304,9 +308,9 @@ class ActorCritic:
     def track(self) -> None:
         """Move the targets, after the optimiser step."""
         self.objective.target.update()
-        torch._foreach_lerp_(
-            list(self.target_critic.parameters()), list(self.critic.parameters()), self.cfg.tau
-        )
+        self.policy.updates += 1
+        mine, theirs = list(self.target_critic.parameters()), list(self.critic.parameters())
+        torch._foreach_lerp_(mine, theirs, self.cfg.tau)  # type: ignore[attr-defined]
 
     # ---- state
 

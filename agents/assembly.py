@@ -35,6 +35,7 @@ def shapes_of(spec: Spec) -> dict[str, Any]:
     observation = {key: {"shape": list(a.shape), "dtype": a.dtype} for key, a in spec.observation.items()}
     return {"observation": observation, "action": {"kind": spec.action.kind, "size": spec.action.size}}
 
+
 def build_agent(
     cfg: Any, spec: Spec, device: torch.device, *, say: Callable[[str], None] = print
 ) -> ActorCritic:

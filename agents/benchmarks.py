@@ -109,7 +109,8 @@ def collection(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterat
         start = time.perf_counter()
         return work(1000) / (time.perf_counter() - start)
 
-    speed(raw), speed(collect)
+    for warm_up in (raw, collect):
+        speed(warm_up)
     pairs = [(speed(raw), speed(collect)) for _ in range(9)]
     env.close()
     fast, ours = (sorted(column)[4] for column in zip(*pairs, strict=True))

@@ -24,14 +24,16 @@ JEPA_DEBUG=1 shows every traceback.
 
 import errno
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import os
+import select
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,7 +55,8 @@ OURS = ("agents", "configs", "envs", "worldmodel")
 HELP = {"-h", "--help", "help"}
 # Matched by name, so that reporting an error never imports torch or a simulator.
 EXPECTED = {"envs.EnvError", "worldmodel.ModelError"}
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_ERRORS = {*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def run_command(
@@ -80,6 +83,7 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[[list[str] | No
                 print((sys.modules[main.__module__].__doc__ or main.__doc__ or "").strip())
                 return 0
             guard_packages()
+            prepare_rendering()
             prepare_threads(words)
             return main(words)
 
@@ -98,6 +102,7 @@ def _dispatch(name: str, body: Body, words: list[str], options: type | None) -> 
         print(f"jepa-agents {__version__}")
         return 0
     guard_packages()
+    prepare_rendering()
     if options is not None:
         return body(parse_options(words, options))
     prepare_threads(words)
@@ -130,6 +135,18 @@ def prepare_threads(words: Sequence[str]) -> None:
     asked = [word.partition("=")[2] for word in words if word.startswith("trainer.threads=")]
     if asked and asked[-1].isdigit() and int(asked[-1]) > 0:
         os.environ.setdefault("OMP_NUM_THREADS", asked[-1])
+
+
+def prepare_rendering() -> None:
+    """Import MuJoCo before TorchRL does: with a MUJOCO_GL that does not work here, that would be a traceback."""
+    asked = os.environ.get("MUJOCO_GL")
+    if not asked:
+        return
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        importlib.import_module("mujoco")
+    finally:
+        os.environ["MUJOCO_GL"] = asked  # what draws (envs.render) tries it out, and says what is wrong
 
 
 def guard_packages() -> None:
@@ -165,9 +182,23 @@ def _guarded(run: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as error:
         return _report(error, "interrupted", 130)
     except Exception as error:  # noqa: BLE001 - the one place where every error meets the user
-        return _explain(error)
+        return 141 if isinstance(error, BrokenPipeError) and _nobody_reads() else _explain(error)
     finally:
         restore()
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output was closed, as in `… | head`; what is left to flush then goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file at all, as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _catch_sigterm() -> Callable[[], object]:
@@ -183,18 +214,14 @@ def _terminate(signum: int, frame: Any) -> NoReturn:
 
 
 def _explain(error: BaseException) -> int:
-    for known in (error, error.__cause__):  # a collector may wrap the error of an environment
+    for known in _causes(error):  # a collector may wrap the error of an environment
         if isinstance(known, UserError):
             return _report(known, str(known), known.exit_code)
-        if known is not None and _is_expected(known):
+        if _is_expected(known):
             return _report(known, str(known), 2)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         where = f": {error.filename}" if error.filename else ""
-        fix = (
-            "free some space"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "use a folder you can write to"
-        )
+        fix = "free some space" if error.errno in FULL else "use a folder you can write to"
         text = f"{(error.strerror or 'no access').lower()}{where}\n  fix: {fix}, as in run.root=/path"
         return _report(error, text, DiskError.exit_code)
     if isinstance(error, ModuleNotFoundError) and _not_installed(error):
@@ -203,6 +230,12 @@ def _explain(error: BaseException) -> int:
     traceback.print_exception(error)
     print("error: a bug in jepa-agents or in your own code; the traceback above says where", file=sys.stderr)
     return 1
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _is_expected(error: BaseException) -> bool:

@@ -21,7 +21,9 @@ def missing_compiler(device: torch.device) -> str | None:
 class Compiled:
     """A function that compiles itself on its first call, and stays as it is if that fails."""
 
-    def __init__(self, function: Callable[..., Any], device: torch.device, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], device: torch.device, say: Callable[[str], None]
+    ) -> None:
         self.plain, self.say = function, say
         self.run = function
         self.tried = False

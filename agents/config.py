@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents import durable
 from agents.options import UserError, suggest
 from agents.overrides import environments, groups, normalise
 from agents.schema import (
@@ -153,7 +154,8 @@ def to_yaml(config: RunConfig) -> str:
 
 def save_yaml(config: RunConfig, path: Path) -> None:
     """Write the configuration; nothing in it comes from the environment, so no secret can reach the file."""
-    path.write_text(to_yaml(config), encoding="utf-8")
+    with durable.disk_errors(path):
+        durable.replace_file(path, to_yaml(config).encode())
 
 
 def env_name(config: EnvConfig) -> str:

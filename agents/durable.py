@@ -23,8 +23,14 @@ _DISK = {
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the device reported an I/O error",
+    errno.ENOENT: "its folder does not exist",
+    errno.ENOTDIR: "part of the path is a file",
+    errno.EEXIST: "part of the path is a file",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 _FALLBACK = "use an older checkpoint of the run, or copy the file again from where it came"
 
@@ -45,17 +51,14 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        room = (
-            f"{needed:,} bytes needed, {free_bytes(path):,} free"
-            if needed
-            else f"{free_bytes(path):,} bytes free"
-        )
-        fix = (
-            "free some space or choose another place with run.root=…; run the same command again to go on"
-            if error.errno in _FULL
-            else "make the directory writable or choose another place with run.root=…"
-        )
-        raise DiskError(f"cannot write {path}: {_DISK[error.errno]} ({room})", fix) from error
+        why, fix = _DISK[error.errno], "choose another place with run.root=…, run.dir=… or out=…"
+        if error.errno in _FULL:
+            free = f"{free_bytes(path):,}"
+            why += f" ({needed:,} bytes needed, {free} free)" if needed else f" ({free} bytes free)"
+            fix = "free some space or choose another place with run.root=…; then run the same command again"
+        elif error.errno in _REFUSED:
+            fix = "make the directory writable or choose another place with run.root=…"
+        raise DiskError(f"cannot write {path}: {why}", fix) from error
 
 
 def free_bytes(path: Path) -> int:

@@ -9,6 +9,7 @@ examples:
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from agents.cli import option, run_command
 
@@ -29,7 +30,7 @@ class Evaluate:
     entry: str | None = option(
         None, "your environment factory, if the run used one: it is code, so name it again"
     )
-    out: str | None = option(None, "also write the result to this JSON file")
+    out: Path | None = option(None, "also write the result to this JSON file")
 
 
 def evaluate(options: Evaluate) -> int:
@@ -46,9 +47,11 @@ def evaluate(options: Evaluate) -> int:
     for index, episode in enumerate(played):
         print(f"episode {index:3d}  return {episode.score:10.3f}  {episode.frames:6d} frames")
     metrics = summary(played)
+    mean, spread = metrics["eval/return"], metrics["eval/return_std"]
+    low, high = metrics["eval/return_min"], metrics["eval/return_max"]
     print(
-        f"{loaded.spec.name} at {loaded.frames:,} frames: {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
-        f" over {episodes} episodes (min {metrics['eval/return_min']:.2f}, max {metrics['eval/return_max']:.2f})"
+        f"{loaded.spec.name} at {loaded.frames:,} frames: {mean:.2f} ± {spread:.2f} over {episodes} episodes"
+        f" (min {low:.2f}, max {high:.2f})"
     )
     if options.out:
         result = {

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.cli import UserError, suggest
+from agents.durable import disk_errors
 
 COLUMNS = ("experiment", "env", "method", "seed", "frames", "metric", "value", "wall_s", "commit", "command")
 ELAPSED = "speed/elapsed_s"
@@ -180,13 +181,14 @@ def record_runs(runs: Sequence[RunRecord], path: Path, *, metric: str, method: s
     """Append what the runs measured to an evidence file, without repeating a row; return how many are new."""
     known = {_identity(row) for row in _read_csv(path)} if path.exists() else set()
     new = [row for row in _rows_of(runs, metric, method, experiment) if _identity(row) not in known]
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(COLUMNS)
-        writer.writerows([row[name] for name in COLUMNS] for row in new)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if fresh:
+                writer.writerow(COLUMNS)
+            writer.writerows([row[name] for name in COLUMNS] for row in new)
     return len(new)
 
 

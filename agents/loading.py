@@ -1,5 +1,6 @@
 """A trained agent from disk, for everything that acts with one: evaluate, play, probes."""
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from agents.actor_critic import ActorCritic
 from agents.assembly import build_agent, choose_device, set_threads
 from agents.cli import UserError
 from agents.config import read_config
-from agents.rundir import find_run
+from agents.rundir import Found, find_run
 from envs import Spec
 
 
@@ -28,9 +29,7 @@ def load_run(
 ) -> Loaded:
     """Load the newest agent of a run (or the one of a checkpoint); nothing in the files can name code."""
     found = find_run(text)
-    if found.checkpoint is None:
-        raise UserError(f"{found.run} has no checkpoint yet", "train it a little longer")
-    path = found.checkpoint
+    path = _good_checkpoint(found)
     saved = checkpoint.load(path, only={"weights", "state", "config"})
     cfg = read_config(path / "config.json", entry=entry)
     spec = Spec.from_json(saved.documents["state"]["spec"])
@@ -41,3 +40,15 @@ def load_run(
     agent.load_weights(saved.tensors["weights"])
     frames = saved.documents["state"]["progress"]["counters"]["frames"]
     return Loaded(agent, cfg, spec, frames, saved.path, found.run)
+
+
+def _good_checkpoint(found: Found) -> Path:
+    """The checkpoint to load, with a word about newer ones that are damaged."""
+    newest = next(iter(checkpoint.retained(found.run / "checkpoints")), None) if found.run else None
+    if found.checkpoint is None and newest is None:
+        raise UserError(f"{found.run} has no checkpoint yet", "train it a little longer")
+    if found.checkpoint is None:
+        raise UserError(f"every checkpoint of {found.run} is damaged", "restore the run from a copy")
+    if newest is not None and not checkpoint.is_good(newest):
+        print(f"warning: {newest} is damaged; this is {found.checkpoint.name}", file=sys.stderr)
+    return found.checkpoint

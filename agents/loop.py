@@ -1,4 +1,4 @@
-"""The training loop: one decision or one gradient step at a time, so that every boundary can be resumed from."""
+"""The training loop: one decision or one gradient step at a time, so that any boundary can be resumed from."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -50,11 +50,9 @@ class Episodes:
 
     def add(self, step: TensorDict) -> Iterator[dict[str, float]]:
         """Account for one batched decision, N; yield the statistics of episodes that ended."""
-        nxt = step["next"]
-        rewards, ends = nxt["reward"].flatten().tolist(), nxt["done"].flatten().tolist()
-        for i, (reward, end, frames) in enumerate(
-            zip(rewards, ends, nxt["frames"].flatten().tolist(), strict=True)
-        ):
+        arrived: Any = step["next"]
+        columns = (arrived[name].flatten().tolist() for name in ("reward", "done", "frames"))
+        for i, (reward, end, frames) in enumerate(zip(*columns, strict=True)):
             self.returns[i] += reward
             self.lengths[i] += frames
             if end:
@@ -78,7 +76,7 @@ class Marks:
 
 @dataclass
 class Averages:
-    """Sums of training metrics since the last log row (part of a checkpoint, or a resumed row would differ)."""
+    """Sums of training metrics since the last log row (in checkpoints, or a resumed row would differ)."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
@@ -135,23 +133,23 @@ class Progress:
 class Hooks(Protocol):
     """What the loop calls; none of them may touch anything that training reads."""
 
-    def log(self, progress: Progress, metrics: dict[str, float]) -> None:
+    def log(self, at: Progress, metrics: dict[str, float]) -> None:
         """Write a row of averaged training metrics."""
         ...
 
-    def episode(self, progress: Progress, metrics: dict[str, float]) -> None:
+    def episode(self, at: Progress, metrics: dict[str, float]) -> None:
         """Write the return of a finished training episode."""
         ...
 
-    def evaluate(self, progress: Progress) -> bool:
+    def evaluate(self, at: Progress) -> bool:
         """Evaluate the agent as it is now; False when interrupted, and then it will be asked again."""
         ...
 
-    def checkpoint(self, progress: Progress) -> None:
+    def checkpoint(self, at: Progress) -> None:
         """Save everything."""
         ...
 
-    def tick(self, progress: Progress) -> None:
+    def tick(self, at: Progress) -> None:
         """Show where the run is."""
         ...
 
@@ -166,10 +164,10 @@ def online(
     *,
     stop: Callable[[], bool],
 ) -> bool:
-    """Collect, store, learn until the frame budget is spent; True when it was, False when `stop` asked to leave.
+    """Collect, store, learn until the frame budget is spent; False if `stop` asked to leave before that.
 
-    Each turn does exactly one thing, and which one is a function of `progress` alone: a run that is cut between
-    two turns and resumed takes the same turns as one that was not.
+    Each turn does exactly one thing, and which one is a function of `progress` alone: a run that is cut
+    between two turns and resumed takes the same turns as one that was not.
     """
     counters, marks = progress.counters, progress.marks
     while not stop():

@@ -1,5 +1,7 @@
 """What acts and what judges on top of a belief: an ensemble of critics and a policy."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class Ensemble(nn.Module):
         self.members = members
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         sizes = [inputs, *[hidden] * layers, outputs]
-        for k, (wide, narrow) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for k, (wide, narrow) in enumerate(pairwise(sizes)):
             weight = torch.zeros(members, wide, narrow)
             if k < layers:  # the last layer starts at zero: an untrained critic says exactly zero
                 for member in weight:
@@ -39,9 +41,12 @@ class Ensemble(nn.Module):
 class Policy(nn.Module):
     """Belief to a squashed action, or to the probabilities of discrete ones: ... W -> ... A."""
 
+    updates: Tensor  # how often it was trained: exploration narrows with it, wherever a copy acts
+
     def __init__(self, belief: int, hidden: int, layers: int, action: int, *, discrete: bool) -> None:
         super().__init__()
         self.discrete = discrete
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.trunk = mlp([belief, *[hidden] * layers], activation="relu")
         self.head = nn.Linear(hidden, action)
         nn.init.uniform_(self.head.weight, -1e-3, 1e-3)  # start near the middle of the action range

@@ -38,10 +38,11 @@ def play(options: Play) -> int:
     from agents.rollouts import PLAY_SEED
     from agents.rollouts import play as play_episodes
     from agents.video import Recorder, require_rendering
-    from envs import simulator_from_config
+    from envs import Simulator, simulator_from_config
 
     loaded = load_run(options.run, options.device, entry=options.entry, planner=options.planner)
-    require_rendering(loaded.config.env)
+    env = loaded.config.env
+    require_rendering(env)
     home = (loaded.run or loaded.path) / "videos"
     recorder = Recorder(size=options.size, stride=options.stride, quality=options.quality)
     for index in range(options.episodes):
@@ -50,12 +51,14 @@ def play(options: Play) -> int:
             path = path.with_name(f"{path.stem}-{index}{path.suffix}")
         if path.suffix != ".mp4":
             raise UserError(f"out={path} is not an mp4 file", f"use out={path.stem}.mp4")
-        simulator = simulator_from_config(loaded.config.env, PLAY_SEED + options.seed, index)
-        try:
-            with recorder.film(path) as watch:
-                played = play_episodes(loaded.agent, [simulator], seed=options.seed, watch=watch)
-        finally:
-            simulator.close()
+
+        def build(_: int, index: int = index) -> Simulator:
+            return simulator_from_config(env, PLAY_SEED + options.seed, index)
+
+        with recorder.film(path) as watch:
+            played = play_episodes(
+                loaded.agent, build, 1, seed=options.seed, restarts=env.restarts, watch=watch
+            )
         assert played is not None
         print(f"return {played[0].score:.2f} in {played[0].frames} frames: {path}")
     return 0

@@ -27,6 +27,7 @@ NAMES = {
     "train/length": "episode length (frames)",
 }
 RESAMPLES = 2_000
+PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Plot:
 
 def plot(options: Plot) -> int:
     """Draw the curves of runs or of evidence as a PNG, and print where each curve ends."""
+    from agents.durable import disk_errors
     from agents.evidence import curves_of, read_evidence, read_runs, record_runs
 
     if bool(options.runs) == bool(options.evidence):
@@ -69,8 +71,12 @@ def plot(options: Plot) -> int:
     shown = {curve.env for curve in curves}
     others = [c for path in options.baseline for c in read_evidence(path, options.metric) if c.env in shown]
     out = options.out or _default_out(options, runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw(curves, others, out, metric=options.metric, x=options.x, statistic=options.statistic)
+    if out.suffix not in PICTURES:
+        fix = f"use one of {', '.join(PICTURES)}, as in out=curves.png"
+        raise UserError(f"out={out} is not a picture", fix)
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw(curves, others, out, metric=options.metric, x=options.x, statistic=options.statistic)
     for line in summarise(curves + others, options.statistic):
         print(line)
     print(out)
@@ -157,7 +163,7 @@ def draw(
                 here = [curve for curve in kind if curve.env == envs[index]]
                 _draw_panel(axes, here, methods, x, statistic, dashed)
             _finish_panel(axes, envs[index], metric, x, first=index % columns == 0)
-        figure.savefig(out, format=out.suffix[1:] or "png")
+        figure.savefig(out, format=out.suffix[1:])
 
 
 def _draw_panel(

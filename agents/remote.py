@@ -1,8 +1,8 @@
 """Collection in a process of its own, beside learning: TorchRL's asynchronous collector with one worker.
 
-The two processes share a block of memory (`Board`) with the newest weights, two switches and a note about what went
-wrong. The collector runs one batch ahead of the loop and then waits, so data is never more than two batches old and
-never more is collected than learning asks for.
+The two processes share a block of memory (`Board`) with the newest weights, two switches and a note about
+what went wrong. The collector runs one batch ahead of the loop and then waits: data is never more than two
+batches old, and never more is collected than learning asks for.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,8 +51,7 @@ class Board:
         """Show new weights to the other side."""
         # Odd while being written: the reader then waits instead of acting on half of an update.
         self._switches[_VERSION] += 1
-        with torch.no_grad():
-            torch._foreach_copy_(self._shown(), [weights[name] for name, *_ in self._layout])
+        self._copy(weights, read=False)
         self._switches[_VERSION] += 1
 
     def fetch(self, weights: dict[str, Tensor], seen: int) -> int:
@@ -61,8 +60,7 @@ class Board:
             if version % 2:
                 time.sleep(1e-4)
                 continue
-            with torch.no_grad():
-                torch._foreach_copy_([weights[name] for name, *_ in self._layout], self._shown())
+            self._copy(weights, read=True)
             if int(self._switches[_VERSION]) == version:
                 return version
         return seen
@@ -96,11 +94,12 @@ class Board:
         data = bytes(self._note.numpy()).rstrip(b"\0")
         return json.loads(data) if data else None
 
-    def _shown(self) -> list[Tensor]:
-        return [
-            self._block[start : start + size].view(dtype).view(shape)
-            for _, start, size, dtype, shape in self._layout
-        ]
+    @torch.no_grad()
+    def _copy(self, weights: dict[str, Tensor], *, read: bool) -> None:
+        for name, start, size, dtype, shape in self._layout:
+            shown = self._block[start : start + size].view(dtype).view(shape)
+            target, source = (weights[name], shown) if read else (shown, weights[name])
+            target.copy_(source)
 
 
 class RemoteActor:
@@ -139,7 +138,8 @@ class Worker(Collector):
         try:
             yield from super().iterator()
         except Exception as error:
-            self.policy.board.complain(error)
+            policy: Any = self.policy
+            policy.board.complain(error)
             raise SystemExit(1) from error  # quietly: the parent shows the note
 
 
@@ -158,7 +158,7 @@ class Concurrent:
         self._board = Board(self._weights)
 
     def restore(self, state: dict[str, Any]) -> bool:
-        """Begin the episodes after those that `state` knows of: the environments lived in the other process."""
+        """Begin the episodes after those that `state` knows of: the environments died with their process."""
         if "environment" in state:
             self.begun = np.asarray(state["environment"]["episode"], np.int64) + 1
         else:
@@ -174,11 +174,11 @@ class Concurrent:
         device = str(self._agent.device) if heavy else "cpu"
         # A resumed run must not repeat the noise it began with.
         seed = int(np.random.SeedSequence([cfg.seed, *self.begun.tolist()]).generate_state(1)[0])
-        threads = torch.get_num_threads()
+        threads, build = torch.get_num_threads(), cast(Any, MultiCollector)
         self._board.publish(self._weights)
         try:
             with _no_signals():  # the child inherits that: a Ctrl-C in the terminal reaches both processes
-                self._collector = MultiCollector(
+                self._collector = build(
                     [functools.partial(_environment, cfg.env, cfg.seed, seed, self.begun.tolist())],
                     RemoteActor(cfg, self.spec, device, seed, self._board),
                     sync=False,
@@ -195,7 +195,7 @@ class Concurrent:
         self._stream = iter(self._collector)
 
     def next(self, *, random: bool) -> TensorDictBase:
-        """Return the batch that was collected meanwhile; the next one uses the weights as they are now: N T."""
+        """Return the batch collected meanwhile; the next one is made with the weights of now: N T."""
         self._board.random, self._board.playing = random, True
         if not random:
             self._board.publish(self._weights)
@@ -233,8 +233,8 @@ class Concurrent:
         if process.is_alive():
             return error
         return EnvError(
-            f"the collecting process ended with code {process.exitcode}, perhaps for lack of memory; the same "
-            "command resumes from the last checkpoint, and trainer.collector=sync needs no such process"
+            f"the collecting process ended with code {process.exitcode}, perhaps for lack of memory; the "
+            "same command resumes from the last checkpoint, and trainer.collector=sync needs no such process"
         )
 
 

@@ -115,7 +115,9 @@ def find_run(text: str | Path, root: Path | str = "runs") -> Found:
                 f"no run under {root}/",
                 "train one first, e.g. python -m agents.train env=toy_ring trainer=debug",
             )
-        return Found(runs[0], _newest_checkpoint(runs[0]))
+        # A start that failed leaves a run without a checkpoint, which nobody means by "last".
+        run = next((run for run in runs if _newest_checkpoint(run)), runs[0])
+        return Found(run, _newest_checkpoint(run))
     path = Path(text).resolve()
     if (path / RECORD).is_file():
         return Found(path, _newest_checkpoint(path))
@@ -245,7 +247,8 @@ def _acquire(path: Path) -> int:
         owner = os.read(descriptor, 200).decode(errors="replace").strip() or "an unknown process"
         os.close(descriptor)
         raise UserError(
-            f"{path} is in use by {owner}", "wait for it, stop it, or start beside it with run.fresh=true"
+            f"{path} is in use by {owner}",
+            "wait for it, stop it, or start beside it with run.fresh=true (or another run.dir)",
         ) from None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())

@@ -83,7 +83,9 @@ class AgentConfig:
     tau: float = option(0.01, "rate of the moving average of the target critics", low=0.0, high=1.0)
     policy_noise: float = option(0.2, "noise on target actions", low=0.0)
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
-    explore_noise: float = option(0.3, "noise on actions while collecting", low=0.0)
+    explore_noise: float = option(0.4, "noise on actions while collecting, at first", low=0.0)
+    explore_noise_final: float = option(0.1, "noise on actions after explore_updates", low=0.0)
+    explore_updates: int = option(25_000, "updates over which the noise narrows", low=1)
     planner: str = option("none", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update (a minute the first time)")
@@ -107,13 +109,15 @@ class TrainerConfig:
     frames: int = option(100_000, "training budget", low=1)
     warmup_frames: int = option(5_000, "frames of random actions first", low=0)
     updates_per_decision: float = option(1.0, "gradient steps per decision of one environment", low=0.0)
-    eval_every: int = option(10_000, "frames between evaluations (0: never)", low=0)
+    eval_every: int = option(10_000, "frames between evaluations (0: only at the end)", low=0)
     eval_episodes: int = option(10, "episodes per evaluation", low=1)
     checkpoint_every: int = option(10_000, "frames between checkpoints (0: only at the end)", low=0)
     keep: int = option(3, "checkpoints kept", low=2)
     log_every: int = option(1_000, "frames between rows of metrics", low=1)
     video: bool = option(True, "film one episode per evaluation where rendering works")
-    threads: int = option(1, "torch threads; 2 is 1.5 times faster on an idle machine and slower on a busy one", low=1, high=1024)
+    threads: int = option(
+        1, "torch threads; 2 is 1.5 times faster on an idle machine, slower on a busy one", low=1, high=1024
+    )
     collector: str = option("sync", "collect between updates or beside them", choices=("sync", "async"))
 
 

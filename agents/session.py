@@ -1,6 +1,7 @@
 """One training run on disk: builds the parts, resumes them, and is the hooks of the loop."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from worldmodel.checkpoint import describe
 class Session:
     """Everything that a run is made of; `run` trains until the budget is spent or somebody asks to stop."""
 
-    def __init__(self, cfg: Any, run: Run, stop: Stopper) -> None:
+    def __init__(self, cfg: Any, run: Run, stop: Stopper, closing: ExitStack) -> None:
+        """Build everything; what holds processes, files or the terminal is closed by `closing`."""
         self.cfg, self.path, self.stop = cfg, run.path, stop
         self.device = choose_device(cfg.device)
         self.console = progress.Progress(cfg.trainer.frames, cfg.logger.every_s, cfg.logger.progress)
+        closing.callback(self.console.close)
         self.threads = set_threads(cfg.trainer.threads)
         randomness.seed_everything(cfg.seed)
         self.recorder = make_recorder(cfg.env, self.console.say) if cfg.trainer.video else Blind()
         self.source = make_source(cfg)
+        closing.callback(self.source.close)
         self.spec = self.source.spec
         self.replay = self._make_replay()
         self.agent = build_agent(cfg, self.spec, self.device, say=self.console.say)
@@ -47,6 +51,7 @@ class Session:
             {"project": cfg.logger.project} if cfg.logger.wandb else None,
             resume=self.logged,
         )
+        closing.callback(self.logger.close)
         self.source.start()
         self.measured = (self.began, self.progress.counters.frames, self.progress.counters.updates)
         if saved:
@@ -65,17 +70,12 @@ class Session:
             eval_every=t.eval_every,
             checkpoint_every=t.checkpoint_every,
         )
-        finished = loop.online(self._update, self._collect, self.replay, schedule, self.progress, self, stop=self.stop
+        finished = loop.online(
+            self._update, self._collect, self.replay, schedule, self.progress, self, stop=self.stop
         )
         if not finished:
             self.checkpoint(self.progress)
         return finished
-
-    def close(self) -> None:
-        """Release environments, files and the terminal."""
-        self.console.close()
-        self.logger.close()
-        self.source.close()
 
     def _update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Take a gradient step; the first may compile for a minute, and a signal then leaves at once."""
@@ -199,8 +199,8 @@ class Session:
         live = disk.unflatten_state(saved.tensors["optim"], state["live"])
         if state["spec"] != self.spec.to_json():
             raise UserError(
-                f"{saved.path} was trained on {state['spec']['name']}, whose observations or actions differ from "
-                f"{self.spec.name} as it is now",
+                f"{saved.path} was trained on {state['spec']['name']}, whose observations or actions differ "
+                f"from {self.spec.name} as it is now",
                 "resume with the environment it was trained on, or start anew with run.fresh=true",
             )
         self.replay.restore(self.path / "replay", state["replay"], live["replay"])
@@ -212,7 +212,7 @@ class Session:
         self.progress = loop.Progress.restored(state["progress"])
         if not self.source.restore(live):
             self.progress.episodes = loop.Episodes.start(self.cfg.env.num)
-            self.console.say("the environments begin new episodes: asynchronous collection keeps no state of theirs")
+            self.console.say("new episodes begin: asynchronous collection does not save environments")
         disk.drop_after(self.path / "checkpoints", self.progress.counters.frames)
         randomness.restore(live["randomness"])
         self.worked_s, self.logged = state["worked_s"], state["logger"]

@@ -1,6 +1,7 @@
 """Train an agent: python -m agents.train env=dmc_walker."""
 
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from agents.cli import run_command
@@ -25,15 +26,16 @@ def train(cfg: Any) -> int:
             fresh=cfg.run.fresh,
             device=cfg.device,
         ) as run,
+        ExitStack() as closing,
     ):
+        stop.impatient = True  # nothing is lost before training begins
         save_yaml(cfg, run.path / "config.yaml")
         from agents.session import Session  # torch and the simulators load here, after every cheap check
 
-        session = Session(cfg, run, stop)
-        try:
-            finished = session.run()
-        finally:
-            session.close()
+        session = Session(cfg, run, stop, closing)
+        stop.impatient = False
+        finished = session.run()
+        closing.close()
         counters = session.progress.counters
         state = "finished" if finished else "stopped; the same command goes on"
         print(f"{state}: {counters.frames:,} frames, {counters.updates:,} updates, {run.path}")

@@ -56,7 +56,8 @@ class Batched(EnvBase):
             entries[key] = torch.zeros(num, 1, dtype=torch.bool)
         entries["is_init"] = torch.from_numpy(self._is_init.copy())[:, None]
         entries["frames"] = self._root_frames()
-        return TensorDict(entries, self.batch_size)
+        # Without a device, whoever takes it would copy it to ours.
+        return TensorDict(entries, self.batch_size, device=self.device)
 
     def step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """Step all environments, begin new episodes where they ended: N -> (N with "next", next root N)."""
@@ -135,6 +136,7 @@ class Batched(EnvBase):
                 **{k: torch.from_numpy(arrays[k].copy())[:, None] for k in _SCALARS},
             },
             self.batch_size,
+            device=self.device,
         )
 
     def _cut_failed(self, nxt: dict[str, torch.Tensor]) -> None:
@@ -188,22 +190,23 @@ class Batched(EnvBase):
 
     def _declare(self) -> None:
         num, action = self.num, self.facts.action
-        shape = (num, action.size)
+        shape = torch.Size([num, action.size])
         if action.kind == "discrete":
             self.action_spec = OneHot(action.size, shape=shape, dtype=torch.float32)
         else:
             self.action_spec = Bounded(-1.0, 1.0, shape=shape, dtype=torch.float32)
         fields: dict[str, Any] = {
-            key: Bounded(0, 255, shape=(num, *array.shape), dtype=torch.uint8)
+            key: Bounded(0, 255, shape=torch.Size([num, *array.shape]), dtype=torch.uint8)
             if array.dtype == "uint8"
-            else Unbounded((num, *array.shape), dtype=torch.float32)
+            else Unbounded(torch.Size([num, *array.shape]), dtype=torch.float32)
             for key, array in self.facts.observation.items()
         }
-        fields["is_init"] = Binary(1, shape=(num, 1), dtype=torch.bool)
-        fields["frames"] = Unbounded((num, 1), dtype=torch.int64)
+        column = torch.Size([num, 1])
+        fields["is_init"] = Binary(1, shape=column, dtype=torch.bool)
+        fields["frames"] = Unbounded(column, dtype=torch.int64)
         self.observation_spec = Composite(fields, shape=(num,))
-        self.reward_spec = Unbounded((num, 1), dtype=torch.float32)
-        ends = {k: Binary(1, shape=(num, 1), dtype=torch.bool) for k in ("done", "terminated", "truncated")}
+        self.reward_spec = Unbounded(column, dtype=torch.float32)
+        ends = {k: Binary(1, shape=column, dtype=torch.bool) for k in ("done", "terminated", "truncated")}
         self.done_spec = Composite(ends, shape=(num,))
 
 

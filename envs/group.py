@@ -2,13 +2,12 @@
 
 import contextlib
 import math
-import traceback
 from typing import Any
 
 import numpy as np
 
 from envs.factory import make
-from envs.spec import EnvError, Simulator, Spec
+from envs.spec import EnvError, Simulator, Spec, explain
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,7 +57,7 @@ class Group:
             self._begin(row)
 
     def step(self) -> dict[int, str]:
-        """Apply the actions; return the traceback of each environment that broke and was built anew."""
+        """Apply the actions; return what went wrong in each environment that broke and was built anew."""
         arrays, broken = self._arrays, {}
         actions, reward, frames = arrays["action"], arrays["reward"], arrays["frames"]
         terminated, truncated = arrays["terminated"], arrays["truncated"]
@@ -70,8 +69,8 @@ class Group:
                 step = sim.step(actions[row])
             except EnvError as error:
                 raise EnvError(f"{self._where(row)}: {error}") from error
-            except Exception:  # noqa: BLE001 - counted, shown and restarted
-                broken[row] = f"{self._where(row)}:\n{traceback.format_exc()}"
+            except Exception as error:  # noqa: BLE001 - counted, shown and restarted
+                broken[row] = f"{self._where(row)}: {explain(error)}"
                 continue
             for key, out in fields:
                 out[row] = step.obs[key]
@@ -139,8 +138,7 @@ class Group:
             raise
         except Exception as error:
             raise EnvError(
-                f"{self._where(row)}: reset raised {type(error).__name__}: {error}; fix the environment\n"
-                f"{traceback.format_exc()}"
+                f"{self._where(row)}: reset failed; fix the environment\n  {explain(error)}"
             ) from error
         for key in self._keys:
             arrays[f"now/{key}"][row] = obs[key]

@@ -53,7 +53,8 @@ def choose_backend(timeout_s: float = 60.0) -> str:
             if name != "glfw":
                 os.environ["PYOPENGL_PLATFORM"] = name
             return name
-    raise EnvError(_ADVICE.format(tried=", ".join(candidates)))
+    tried = f"MUJOCO_GL={asked}; unset it to try others" if asked else ", ".join(candidates)
+    raise EnvError(_ADVICE.format(tried=tried))
 
 
 def _draws(name: str, timeout_s: float) -> bool:
@@ -161,7 +162,16 @@ def render_suite(what: GeometryRenderer, height: int, width: int, quality: str =
     """Draw a model, `fast` without shadows, reflections and smoothing, or `full`: uint8 height width 3."""
     if quality not in ("fast", "full"):
         raise EnvError(f"render quality {quality!r} is unknown; choose fast or full")
-    return _THREAD.submit(lambda: _studio().draw(what, height, width, quality)).result()
+    try:
+        return _THREAD.submit(lambda: _studio().draw(what, height, width, quality)).result()
+    except EnvError:
+        raise
+    except Exception as error:
+        backend, why = os.environ.get("MUJOCO_GL"), f"{type(error).__name__}: {error}".splitlines()[0]
+        raise EnvError(
+            f"MuJoCo cannot draw here with MUJOCO_GL={backend} ({why}); unset MUJOCO_GL, so that a backend that "
+            "works is looked for, or train from state with env.observations=state"
+        ) from error
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

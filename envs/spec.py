@@ -1,5 +1,6 @@
 """What simulators and batches of them agree on: shapes, actions, steps and the error class."""
 
+import traceback
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +14,13 @@ RESERVED = frozenset(
 
 class EnvError(Exception):
     """A mistake a user can fix, or a simulator that broke: the text says what and how to repair it."""
+
+
+def explain(error: BaseException) -> str:
+    """Say what somebody else's code raised and through which lines, the guilty one last."""
+    places = traceback.extract_tb(error.__traceback__)[-4:]
+    lines = [f"    {place.filename}:{place.lineno} in {place.name}: {place.line}" for place in places]
+    return "\n".join([f"{type(error).__name__}: {error}", *lines])
 
 
 @dataclass(frozen=True)

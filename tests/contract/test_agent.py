@@ -1,4 +1,4 @@
-"""What every part around the agent relies on, for continuous and discrete actions, with and without a planner."""
+"""What every part around the agent relies on, for both kinds of actions, with and without a planner."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def observation(env, num: int = 3):
 
 @pytest.mark.parametrize("case", CASES)
 def test_actions_have_the_shape_and_range_the_environment_wants(case):
-    cfg, env, agent = build(case)
+    _, env, agent = build(case)
     for num in (1, 3):
         carry, action = agent.act(agent.start(num), observation(env, num), explore=True)
         assert action.shape == (num, env.facts.action.size)
@@ -62,7 +62,8 @@ def test_acting_greedily_repeats_and_exploring_varies(case):
 
     def act(explore, seed):
         generator = torch.Generator().manual_seed(seed)
-        return torch.stack([agent.act(agent.start(3), obs, explore=explore, generator=generator)[1] for _ in range(20)])
+        draws = [agent.act(agent.start(3), obs, explore=explore, generator=generator) for _ in range(20)]
+        return torch.stack([action for _, action in draws])
 
     if agent.cfg.planner == "none":
         assert torch.equal(act(False, 0), act(False, 1))
@@ -112,7 +113,8 @@ def test_an_update_moves_every_trained_network_and_reports_plain_metrics(case):
         metrics = agent.update(batch)
     after = agent.state_dict()["weights"]
     still = {name for name in before if torch.equal(before[name], after[name])}
-    for network in ("model.encoder.trunk", "model.predictor", "critic", "target_critic", "policy", "target.encoder"):
+    acting = ("model.encoder.trunk", "model.predictor", "policy")
+    for network in (*acting, "critic", "target_critic", "target.encoder"):
         moved = {name for name in before if name.startswith(network)} - still
         assert moved, network
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in metrics.values())
@@ -124,7 +126,8 @@ def test_critics_and_policy_send_no_gradient_into_the_representation():
     batch = batch_of(cfg, env)
     tensors = {key: batch[key] for key in batch.keys()}  # noqa: SIM118
     agent.objective.weights = dict.fromkeys(agent.objective.weights, 0.0)
-    total, _, _ = agent.losses(tensors, torch.zeros(batch.shape[0], batch.shape[1] - cfg.agent.nstep, agent.actions))
+    noise = torch.zeros(batch.shape[0], batch.shape[1] - cfg.agent.nstep, agent.actions)
+    total, _, _ = agent.losses(tensors, noise)
     total.backward()
     gradients = [p.grad for p in agent.model.parameters() if p.grad is not None]
     assert all(g.abs().max() == 0 for g in gradients)
@@ -132,7 +135,7 @@ def test_critics_and_policy_send_no_gradient_into_the_representation():
 
 
 def test_the_policys_loss_leaves_the_critics_alone():
-    cfg, env, agent = build("continuous")
+    _, _, agent = build("continuous")
     belief = torch.randn(4, 3, agent.model.belief_size)
     loss, _ = agent._policy_loss(belief, torch.ones(4, 3), torch.tensor(12.0))
     loss.backward()

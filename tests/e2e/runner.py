@@ -1,10 +1,12 @@
 """Runs training commands in forked children of one process that has imported everything once.
 
-A start costs seconds in imports; twenty kills would cost minutes. This module is run as a script, reads one JSON
-request a line ({"argv": [...], "kill_after": seconds or null, "signal": n}) and answers each with a JSON line.
+A start costs seconds in imports; twenty kills would cost minutes. This module is a script that reads a JSON
+request a line ({"argv": [...], "kill_after": seconds or null, "kill_when": path or null, "signal": n}) and
+answers each with a JSON line.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -14,6 +16,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WARM = (
+    "torchrl.collectors",
+    "agents.session",
+    "agents.train",
+    "envs.batched",
+    "envs.toy",
+    "gymnasium",
+    "hydra",
+)
 
 
 def serve() -> None:
@@ -22,8 +33,8 @@ def serve() -> None:
 
     torch.set_num_threads(1)
 
-    import envs.batched
-    import envs.toy  # noqa: F401
+    for module in WARM:
+        importlib.import_module(module)
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -32,7 +43,11 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             _train(request["argv"], request["log"])
-        if request["kill_after"] is not None:
+        if request["kill_when"] is not None:
+            while not os.path.exists(request["kill_when"]) and time.monotonic() - began < 90:
+                time.sleep(0.05)
+            os.kill(child, request["signal"])
+        elif request["kill_after"] is not None:
             time.sleep(request["kill_after"])
             os.kill(child, request["signal"])
         _, status = os.waitpid(child, 0)
@@ -76,9 +91,17 @@ class Runner:
         )
         assert self._answer()["ready"]
 
-    def train(self, *argv: str, kill_after: float | None = None, sig: int = signal.SIGKILL) -> dict:
-        """Run a training command, perhaps sending it a signal after some seconds; exit code and duration."""
-        request = {"argv": argv, "kill_after": kill_after, "signal": int(sig), "log": str(self.log)}
+    def train(
+        self,
+        *argv: str,
+        kill_after: float | None = None,
+        kill_when: Path | None = None,
+        sig: int = signal.SIGKILL,
+    ) -> dict:
+        """Run a training command, with a signal after seconds or once a file exists; code and duration."""
+        when = kill_when and str(kill_when)
+        request = {"argv": argv, "kill_after": kill_after, "kill_when": when, "signal": int(sig)}
+        request["log"] = str(self.log)
         assert self.process.stdin is not None
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()

@@ -53,7 +53,8 @@ def test_the_result_does_not_depend_on_the_scale_of_the_cost(scale):
         generator=generator(),
         **SEARCH,
     )
-    assert best.isfinite().all() and mean.isfinite().all()
+    assert best.isfinite().all()
+    assert mean.isfinite().all()
     assert (best - 0.5).abs().max() < 0.1
 
 
@@ -63,7 +64,9 @@ def test_candidates_with_nan_costs_never_win():
         return torch.where(plans[..., 0, 0] > 0.6, torch.nan, value)
 
     best, mean = mppi(cost, Gaussian(torch.zeros(1, 2, 1)), generator=generator(), **SEARCH)
-    assert best.isfinite().all() and mean.isfinite().all() and best[0, 0, 0] <= 0.6
+    assert best.isfinite().all()
+    assert mean.isfinite().all()
+    assert best[0, 0, 0] <= 0.6
 
 
 def test_a_model_that_only_returns_nan_is_an_error_and_not_an_action():

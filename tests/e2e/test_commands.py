@@ -1,0 +1,152 @@
+"""Every command does on a real run what its help says."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio
+import pytest
+import torch
+
+from agents.bench import main as bench
+from agents.check_env import main as check_env
+from agents.doctor import main as doctor
+from agents.evaluate import main as evaluate
+from agents.plot import main as plot
+from agents.train import main as train
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("train", "evaluate", "play", "plot", "bench", "doctor", "check_env")
+
+
+def fresh(*words, cwd=ROOT):
+    """Run `python -m agents.…` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(
+        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_answers_quickly_and_names_an_option(command):
+    best = 9.0
+    for _ in range(3):  # another process may be in the way once
+        began = time.monotonic()
+        answer = fresh(f"agents.{command}", "--help")
+        best = min(best, time.monotonic() - began)
+        if best < 2:
+            break
+    assert best < 2
+    assert answer.returncode == 0
+    assert f"usage: python -m agents.{command}" in answer.stdout
+    assert "=" in answer.stdout
+
+
+def test_help_into_a_closed_pipe_is_quiet():
+    command = f"{sys.executable} -m agents.train --help | head -n 1"
+    answer = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert answer.stdout.startswith("usage:")
+    assert answer.stderr == ""
+
+
+def test_evaluate_repeats_the_logged_returns_exactly_also_in_a_fresh_process(finished, tmp_path):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    logged = {row["frames"]: row["eval/returns"] for row in rows if "eval/returns" in row}
+    assert list(logged) == [200, 400]
+    assert len(set(logged[200] + logged[400])) == 4  # or the comparison would show nothing
+    answer = fresh("agents.evaluate", f"run={finished}", f"out={tmp_path / '400.json'}", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    older = finished / "checkpoints" / "000000200"
+    assert evaluate([f"run={older}", f"out={tmp_path / '200.json'}"]) == 0
+    for frames, returns in logged.items():
+        result = json.loads((tmp_path / f"{frames}.json").read_text())
+        assert [episode["score"] for episode in result["episodes"]] == returns
+
+
+def test_the_world_model_of_a_run_loads_on_its_own(finished):
+    from worldmodel import load
+
+    model = load(finished)
+    z = model.encode({"state": torch.zeros(1, 2, 4)})
+    belief, _ = model.aggregate(z, torch.zeros(1, 2, 2))
+    assert belief.shape[:2] == (1, 2)
+
+
+def test_play_films_every_decision(tell, tmp_path):
+    from agents.play import main as play
+    from envs import EnvError
+    from envs.render import choose_backend
+
+    try:
+        choose_backend()
+    except EnvError as error:
+        pytest.skip(str(error))
+    short = ("trainer=debug", "logger.progress=off", "trainer.frames=100", "trainer.warmup_frames=50")
+    limits = ("env.time_limit=50", "env.action_repeat=2", "env.num=1", "trainer.video=true")
+    code, text = tell(train, "env=dmc_cartpole", *short, *limits, f"run.dir={tmp_path / 'run'}")
+    assert code == 0, text
+    assert list(tmp_path.glob("run/videos/000000100.mp4"))
+    film = ("size=64", "episodes=2", "stride=5", f"out={tmp_path / 'a.mp4'}")
+    code, text = tell(play, f"run={tmp_path / 'run'}", *film)
+    assert code == 0, text
+    for name in ("a-0.mp4", "a-1.mp4"):
+        pictures = imageio.mimread(tmp_path / name)
+        assert len(pictures) == 25 // 5
+        assert pictures[0].shape == (64, 64, 3)
+    code, text = tell(play, f"run={tmp_path / 'run'}", f"out={tmp_path / 'a-0.mp4' / 'b.mp4'}")
+    assert code == 74
+    assert "part of the path is a file" in text
+
+
+def test_plot_draws_the_curve(tell, finished, tmp_path):
+    code, text = tell(plot, f"runs={finished}", f"out={tmp_path / 'curve.png'}")
+    assert code == 0
+    assert "at 400 frames" in text
+    picture = imageio.imread(tmp_path / "curve.png")
+    assert picture[..., :3].std() > 1  # something is drawn on it
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "fix"),
+    [
+        (("out=/proc/a.png",), 74, "choose another place"),
+        (("out=a.foo",), 2, "out=curves.png"),
+        (("metric=eval/retrun",), 2, "did you mean eval/return"),
+        (("evidence=a.csv",), 2, "one of them"),
+    ],
+)
+def test_plot_names_what_is_wrong(tell, finished, words, code, fix):
+    found, text = tell(plot, f"runs={finished}", *words)
+    assert found == code
+    assert fix in text
+
+
+def test_bench_prints_every_measurement(tell):
+    small = ("trainer=debug", "agent.batch=8", "agent.plan.samples=8", "agent.plan.elites=2")
+    code, text = tell(bench, "env=toy_point_mass", *small)
+    assert code == 0, text
+    rows = json.loads(text.strip().splitlines()[-1])
+    assert {"env/raw", "env/collect", "sample", "act", "update", "update_over_floor", "plan"} <= rows.keys()
+    assert all(value >= 0 for value in rows.values())
+
+
+def test_doctor_finds_nothing_in_the_way(tell, tmp_path):
+    code, text = tell(doctor, f"root={tmp_path}")
+    assert code == 0, text
+    assert "nothing stands in the way" in text
+
+
+def test_check_env_tells_a_good_environment_from_a_broken_one(tell):
+    code, text = tell(check_env, "env=toy_point_mass")
+    assert code == 0
+    assert "ready to train" in text
+    code, text = tell(check_env, "env=toy_nan_obs")
+    assert code == 2
+    assert "NaN or infinite: state" in text
+    assert "fix: " in text

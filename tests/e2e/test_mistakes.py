@@ -1,0 +1,328 @@
+"""What a user can get wrong ends with a sentence and its fix, not with a traceback or lost work."""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents import checkpoint, durable, rundir
+from agents.evaluate import main as evaluate
+from agents.play import main as play
+from agents.train import main as train
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = ("trainer=debug", "logger.progress=off")
+TOY = ("env=toy_point_mass", *QUIET, "env.time_limit=40", "trainer.log_every=50")
+LONGER = (*TOY, "trainer.frames=600", "trainer.checkpoint_every=100")
+
+
+def last_wins(*words):
+    return tuple({word.partition("=")[0]: word for word in words}.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "fix"),
+    [
+        (("env=dmc_wakler",), "did you mean dmc_walker"),
+        (("env=toy_ring", "trainer.framse=10"), "did you mean trainer.frames"),
+        (("env=toy_ring", "steps=10"), "did you mean trainer.frames"),
+        (("env=toy_ring", "worldmodel.encoder.latnet=10"), "did you mean worldmodel.encoder.latent"),
+        (("env=toy_ring", "trainer.frames=many"), "a whole number"),
+        (("env=toy_ring", "trainer.frames=-5"), "trainer.frames=1 or more"),
+        (("env=toy_ring", "--frames", "10"), "key=value"),
+        (("env=toy_ring", "agent.batch=5000", "replay.capacity=100"), "set replay.capacity=50000"),
+        (("env=toy_ring", "device=cuda:99"), "device=cpu"),
+        (("env=toy_ring", "worldmodel=seq_jepa_pixels"), "worldmodel/encoder=mlp"),
+        (("env=toy_ring", "env.observations=pixels"), "env.observations=state"),
+        (("env=toy_ring", "env.kwargs.sise=3"), "remove that key from env.kwargs"),
+        (("env=gym", "env.id=Pendulum-v0"), "did you mean Pendulum-v1"),
+        (("env=gym", "env.id=Blackjack-v1"), "gymnasium.wrappers.FlattenObservation"),
+        (("env.entry=nosuch.module:make",), "run from the folder that contains the package"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_fix(tell, tmp_path, argv, fix):
+    code, text = tell(train, *argv, "trainer=debug", "logger.progress=off", f"run.root={tmp_path}")
+    assert code == 2
+    assert "error: " in text
+    assert fix in text
+
+
+@pytest.mark.parametrize("backend", ["disable", "nonsense"])
+def test_pixels_without_gl_say_how_to_get_it_or_do_without(tmp_path, backend):
+    pixels = ("env=dmc_pendulum", "env.observations=pixels", "worldmodel=seq_jepa_pixels", *QUIET)
+    # In a process of its own: GL that another test has opened would still draw.
+    answer = subprocess.run(
+        [sys.executable, "-m", "agents.train", *pixels, f"run.root={tmp_path}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MUJOCO_GL": backend},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert "Traceback" not in answer.stderr
+    assert "env.observations=state" in answer.stderr
+    assert "unset it" in answer.stderr
+
+
+def test_a_machine_without_a_compiler_trains_anyway(tell, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    short = ("trainer.frames=40", "trainer.warmup_frames=20", "trainer.updates_per_decision=0.1")
+    code, text = tell(train, *TOY, *short, "agent.compile=true", f"run.dir={tmp_path / 'run'}")
+    assert code == 0
+    assert text.count("the update runs uncompiled and slower: there is no C++ compiler") == 1
+    assert "apt-get install g++" in text
+
+
+# ---- the disk
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "replay"])
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_later(
+    tell, copied, monkeypatch, place
+):
+    before = checkpoint.load(copied / "checkpoints" / "last")
+    write = durable.write_file
+
+    def full(path, data):
+        if place in path.parts:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write_file", full)
+        code, text = tell(train, *LONGER, f"run.dir={copied}")
+    assert code == 74
+    assert "the disk is full" in text
+    assert "free some space" in text
+    after = checkpoint.load(copied / "checkpoints" / "last")
+    assert after.path == before.path
+    assert after.documents == before.documents
+    code, text = tell(train, *LONGER, f"run.dir={copied}")
+    assert code == 0
+    assert "resuming" in text
+
+
+def test_a_metrics_log_that_cannot_grow_is_a_disk_error(tell, monkeypatch, tmp_path):
+    monkeypatch.setattr(rundir, "describe_code", dict)  # would be larger than the limit
+    late = ("trainer.warmup_frames=4000", "trainer.frames=4000", "trainer.log_every=2")
+    quiet = ("trainer.eval_every=0", "trainer.checkpoint_every=0")
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        code, text = tell(train, *last_wins(*TOY, *late, *quiet), f"run.dir={tmp_path / 'run'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 74
+    assert "allowed file size" in text
+    assert "free some space" in text
+
+
+def test_a_folder_without_write_permission_is_named(tell, tmp_path):
+    tell(train, "--show-config")  # imported while everything is readable
+    (tmp_path / "runs").mkdir(mode=0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.chmod(tmp_path, 0o755)
+        os.seteuid(65534)
+    try:
+        code, text = tell(train, *TOY, f"run.root={tmp_path / 'runs'}")
+    finally:
+        if root:
+            os.seteuid(0)
+    assert code == 74
+    assert "permission denied" in text
+    assert "run.root=" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "fix"), [("file", "give a directory"), ("file/run", "choose another place")]
+)
+def test_a_run_directory_below_a_file_is_named(tell, tmp_path, path, fix):
+    (tmp_path / "file").write_text("mine")
+    code, text = tell(train, *TOY, f"run.dir={tmp_path / path}")
+    assert code in (2, 74)
+    assert fix in text
+
+
+def test_a_directory_with_other_files_is_left_alone(tell, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    code, text = tell(train, *TOY, f"run.dir={tmp_path}")
+    assert code == 2
+    assert "thesis.tex" in text
+    assert "give a new or empty directory" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# ---- what was stored
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_corrupt_checkpoints_are_refused_before_anything_is_lost(tell, copied):
+    for weights in copied.glob("checkpoints/0*/weights.safetensors"):
+        flip(weights)
+    kept = sorted(path.name for path in (copied / "checkpoints").iterdir())
+    code, text = tell(train, *LONGER, f"run.dir={copied}")
+    assert code == 2
+    assert "weights.safetensors does not match its recorded SHA-256" in text
+    assert "run.fresh=true" in text
+    assert sorted(path.name for path in (copied / "checkpoints").iterdir()) == kept
+    code, text = tell(evaluate, f"run={copied}")
+    assert code == 2
+    assert "damaged" in text
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "replay chunk"])
+def test_damage_to_the_newest_falls_back_to_the_checkpoint_before(tell, copied, what):
+    if what == "checkpoint":
+        flip(copied / "checkpoints" / "000000400" / "weights.safetensors")
+    else:
+        flip(max(copied.glob("replay/*.safetensors")))
+    if what == "checkpoint":
+        code, text = tell(evaluate, f"run={copied}")
+        assert code == 0
+        assert "000000400 is damaged; this is 000000300" in text
+    code, text = tell(train, *LONGER, f"run.dir={copied}")
+    assert code == 0
+    assert "going back to the checkpoint before 000000400" in text
+    assert "at 300 frames" in text
+
+
+def test_a_run_of_another_environment_is_not_resumed(tell, finished):
+    code, text = tell(train, "env=toy_ring", "trainer=debug", f"run.dir={finished}")
+    assert code == 2
+    assert "env.task: 'point_mass' there, 'ring' here" in text
+    assert "give another run.dir" in text
+
+
+OWN = """
+import gymnasium
+import numpy as np
+
+
+class Own(gymnasium.Env):
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, size=3):
+        self.size = size
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (size,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 20
+        return np.zeros(self.size, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.full(self.size, self.left / 20, np.float32), float(action), False, self.left == 0, {}
+"""
+
+
+def test_an_environment_that_changed_since_training_is_refused(tell, tmp_path, monkeypatch):
+    (tmp_path / "own_env.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("env.entry=own_env:Own", "trainer=debug", "logger.progress=off", "trainer.frames=100")
+    words = (*own, "trainer.warmup_frames=40", f"run.dir={tmp_path / 'run'}")
+    assert tell(train, *words)[0] == 0
+    code, text = tell(evaluate, f"run={tmp_path / 'run'}")
+    assert code == 2
+    assert "add entry=own_env:Own" in text
+    assert tell(evaluate, f"run={tmp_path / 'run'}", "entry=own_env:Own")[0] == 0
+
+    import own_env  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(own_env.Own.__init__, "__defaults__", (4,))
+    for command, more in ((evaluate, ("entry=own_env:Own",)), (train, ())):
+        first = (f"run={tmp_path / 'run'}",) if command is evaluate else (*words, "trainer.frames=200")
+        code, text = tell(command, *last_wins(*first, *more))
+        assert code == 2
+        assert "trained on own_env:Own" in text
+
+
+@pytest.mark.parametrize("command", [evaluate, play])
+def test_a_run_that_is_not_there_is_answered_with_what_is(tell, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for run, said in (
+        ("run=last", "python -m agents.train"),
+        ("run=/nonexistent", "does not exist"),
+        ("run=empty", "is neither a run directory nor a checkpoint"),
+        ("runs=x", "did you mean run?"),
+    ):
+        code, text = tell(command, run)
+        assert code == 2
+        assert said in text
+
+
+def test_a_run_without_a_checkpoint_says_so_and_is_not_the_last(tell, finished, tmp_path, monkeypatch):
+    started = tmp_path / "runs" / "toy_point_mass" / "s0-started"
+    started.mkdir(parents=True)
+    (started / "run.json").write_text((finished / "run.json").read_text())
+    code, text = tell(evaluate, f"run={started}")
+    assert code == 2
+    assert "has no checkpoint yet" in text
+    monkeypatch.chdir(tmp_path)
+    (started.parent / "s0-finished").symlink_to(finished)
+    os.utime(started / "run.json", (2**31, 2**31))
+    assert tell(evaluate, "run=last")[0] == 0
+
+
+def test_two_processes_do_not_write_one_run(tell, finished):
+    held = rundir._acquire(finished)
+    try:
+        code, text = tell(train, *TOY, "trainer.frames=400", f"run.dir={finished}")
+    finally:
+        rundir._held.discard(finished)
+        os.close(held)
+    assert code == 2
+    assert "already open" in text
+
+
+# ---- the environment
+
+
+def test_a_nan_observation_ends_the_run_with_its_place(tell, tmp_path):
+    code, text = tell(train, "env=toy_nan_obs", "trainer=debug", f"run.root={tmp_path}")
+    assert code == 2
+    assert "environment 0, episode 0, decision 5: observation 'state' is NaN" in text
+    assert "fix the simulator" in text
+
+
+def test_a_nan_in_evaluation_ends_it_too(tell, tmp_path):
+    # Never due in training: the two environments there are numbers 0 and 1, the third evaluation episode 2.
+    third = ("env.kwargs.only_index=2", "trainer.eval_episodes=3", "trainer.frames=40")
+    code, text = tell(train, "env=toy_nan_obs", "trainer=debug", *third, f"run.root={tmp_path}")
+    assert code == 2
+    assert "environment 2, after 5 frames" in text
+
+
+@pytest.mark.parametrize("how", ["exception", "kill"])
+def test_dead_workers_are_replaced_within_a_budget(tell, tmp_path, how):
+    broken = ("env=toy_crash", f"env.kwargs.how={how}", "env.kwargs.only_index=1", "env.backend=process")
+    small = ("env.workers=2", "trainer=debug", "logger.progress=off", "trainer.frames=40")
+    code, text = tell(train, *broken, *small, "env.restarts=1", f"run.dir={tmp_path / 'run'}")
+    assert code == 2
+    assert "env.restarts=1" in text
+    assert ("toy_crash broke at frame 5" if how == "exception" else "ended with code -9") in text
+    code, text = tell(train, *broken, *small, "env.restarts=50", f"run.dir={tmp_path / 'run'}")
+    assert code == 0, text
+
+
+def test_an_evaluation_episode_that_breaks_is_played_again_and_counted(tell, tmp_path):
+    some = ("env=toy_crash", "env.kwargs.every=2", *QUIET, "trainer.frames=40")
+    code, _ = tell(train, *some, "env.restarts=50", f"run.dir={tmp_path / 'run'}")
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (row,) = [row for row in rows if "eval/return" in row]
+    assert row["eval/broken"] == 1.0

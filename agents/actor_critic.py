@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, mppi
+from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
@@ -29,49 +30,6 @@ class Carry(NamedTuple):
     action: Tensor  # N A, the last one taken
     noise: Tensor  # N K A, exploration noise at K time scales
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
-
-
-class Values(NamedTuple):
-    """Returns to regress on and the mask of rows that have one: B T-1."""
-
-    returns: Tensor
-    mask: Tensor
-
-
-def discount_for(frames: int | None, action_repeat: int) -> float:
-    """Discount whose horizon is a fifth of an episode, within [0.95, 0.995]."""
-    if frames is None:
-        return 0.99
-    horizon = max(math.ceil(frames / action_repeat) / 5, 2.0)
-    return min(max((horizon - 1) / horizon, 0.95), 0.995)
-
-
-def bootstrap_rows(valid: Tensor, n: int) -> Tensor:
-    """Rows that returns bootstrap from: n..T-1, each clamped to the window's last valid row: B T -> B T-n."""
-    last = valid.sum(1, keepdim=True) - 1
-    rows = torch.arange(n, valid.shape[1], device=valid.device)
-    return torch.minimum(rows, last).clamp_min(0)
-
-
-def n_step(
-    reward: Tensor, terminated: Tensor, valid: Tensor, value: Tensor, discount: float, n: int
-) -> Values:
-    """Sum n rewards from each row, or as many as the window has, then bootstrap: B T, values B T-n -> B T-1.
-
-    Rows are arrivals: reward[t] and terminated[t] belong to the transition into t. `value` holds the values
-    at `bootstrap_rows`. A truncated episode ends the window but not the task, so its last row bootstraps like
-    any other; only termination has no future.
-    """
-    mask = valid[:, 1:].to(value.dtype)
-    steps = mask.shape[1]
-    padded = F.pad(reward[:, 1:] * mask, (0, n - 1))
-    gains = sum(discount**k * padded[:, k : k + steps] for k in range(n))
-    start = torch.arange(steps, device=value.device)
-    slot = (start + n).clamp_max(steps) - n
-    at = bootstrap_rows(valid, n)[:, slot]
-    ahead = (at - start).clamp_min(0).to(value.dtype)
-    future = value[:, slot] * (1 - terminated.gather(1, at).to(value.dtype))
-    return Values(gains + discount**ahead * future, mask)
 
 
 class ActorCritic:
@@ -171,7 +129,7 @@ class ActorCritic:
         return (proposal + self._spread() * noise).clamp(-1, 1)
 
     def _spread(self) -> Tensor:
-        """Width of the exploration noise: wide while little is known, narrow once the policy is worth following."""
+        """Width of the exploration noise: wide while little is known, narrow for a policy worth following."""
         cfg, done = self.cfg, (self.policy.updates / self.cfg.explore_updates).clamp(max=1)
         return cfg.explore_noise + (cfg.explore_noise_final - cfg.explore_noise) * done
 

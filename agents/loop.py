@@ -1,4 +1,4 @@
-"""The training loop: one decision or one gradient step at a time, so that any boundary can be resumed from."""
+"""The training loop: one decision or one gradient step a turn, so that any boundary can be resumed from."""
 
 import math
 from collections.abc import Callable, Iterator

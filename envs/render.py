@@ -48,7 +48,7 @@ def choose_backend(timeout_s: float = 60.0) -> str:
     candidates = (asked,) if asked else ("egl", "osmesa")
     for name in candidates:
         # Trying in a child: a broken driver aborts the process or hangs, and an import can not be taken back.
-        if name == "glfw" or _draws(name, timeout_s):
+        if _draws(name, timeout_s):
             os.environ["MUJOCO_GL"] = name
             if name != "glfw":
                 os.environ["PYOPENGL_PLATFORM"] = name
@@ -169,8 +169,8 @@ def render_suite(what: GeometryRenderer, height: int, width: int, quality: str =
     except Exception as error:
         backend, why = os.environ.get("MUJOCO_GL"), f"{type(error).__name__}: {error}".splitlines()[0]
         raise EnvError(
-            f"MuJoCo cannot draw here with MUJOCO_GL={backend} ({why}); unset MUJOCO_GL, so that a backend that "
-            "works is looked for, or train from state with env.observations=state"
+            f"MuJoCo cannot draw here with MUJOCO_GL={backend} ({why}); unset MUJOCO_GL, so that one that works "
+            "is looked for, or train from state with env.observations=state"
         ) from error
 
 

@@ -148,7 +148,8 @@ def test_an_expected_error_is_told_without_a_traceback(error, code, said, capsys
 
 def test_a_wrapped_environment_error_is_told_as_itself(capsys):
     wrapped = RuntimeError("collector failed")
-    wrapped.__cause__ = EnvError("worker 3 died")
+    wrapped.__cause__ = RuntimeError("its worker failed")
+    wrapped.__cause__.__cause__ = EnvError("worker 3 died")
     assert run_body(wrapped) == 2
     assert capsys.readouterr().err == "error: worker 3 died\n"
 

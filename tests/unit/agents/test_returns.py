@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from agents.actor_critic import bootstrap_rows, discount_for
-from agents.actor_critic import n_step as n_step_at_rows
+from agents.returns import bootstrap_rows, discount_for
+from agents.returns import n_step as n_step_at_rows
 
 
 def n_step(reward, terminated, valid, value, discount, n):

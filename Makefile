@@ -31,7 +31,7 @@ bench: $(RUN_STAMP)
 	@$(BIN)/python -m agents.bench $(ARGS)
 
 test: $(DEV_STAMP)
-	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

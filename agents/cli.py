@@ -138,7 +138,7 @@ def prepare_threads(words: Sequence[str]) -> None:
 
 
 def prepare_rendering() -> None:
-    """Import MuJoCo before TorchRL does it with a MUJOCO_GL that does not work here and ends in a traceback."""
+    """Import MuJoCo before TorchRL does, whose import ends in a traceback where MUJOCO_GL does not work."""
     asked = os.environ.get("MUJOCO_GL")
     if not asked:
         return

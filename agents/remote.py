@@ -154,8 +154,7 @@ class Concurrent:
     def attach(self, agent: Any) -> None:
         """Act with this agent."""
         self._agent = agent
-        self._weights = acting_weights(agent)
-        self._board = Board(self._weights)
+        self._board = Board(acting_weights(agent))
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Begin the episodes after those that `state` knows of: the environments died with their process."""
@@ -175,7 +174,7 @@ class Concurrent:
         # A resumed run must not repeat the noise it began with.
         seed = int(np.random.SeedSequence([cfg.seed, *self.begun.tolist()]).generate_state(1)[0])
         threads, build = torch.get_num_threads(), cast(Any, MultiCollector)
-        self._board.publish(self._weights)
+        self._board.publish(acting_weights(self._agent))
         try:
             with _no_signals():  # the child inherits that: a Ctrl-C in the terminal reaches both processes
                 self._collector = build(
@@ -198,7 +197,7 @@ class Concurrent:
         """Return the batch collected meanwhile; the next one is made with the weights of now: N T."""
         self._board.random, self._board.playing = random, True
         if not random:
-            self._board.publish(self._weights)
+            self._board.publish(acting_weights(self._agent))
         try:
             batch = next(self._stream)
         except (RuntimeError, OSError, EOFError) as error:

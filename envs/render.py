@@ -169,8 +169,8 @@ def render_suite(what: GeometryRenderer, height: int, width: int, quality: str =
     except Exception as error:
         backend, why = os.environ.get("MUJOCO_GL"), f"{type(error).__name__}: {error}".splitlines()[0]
         raise EnvError(
-            f"MuJoCo cannot draw here with MUJOCO_GL={backend} ({why}); unset MUJOCO_GL, so that one that works "
-            "is looked for, or train from state with env.observations=state"
+            f"MuJoCo cannot draw here with MUJOCO_GL={backend} ({why}); unset it to have another tried, "
+            "or train from state with env.observations=state"
         ) from error
 
 

@@ -85,7 +85,7 @@ class AgentConfig:
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
     explore_noise: float = option(0.4, "noise on actions while collecting, at first", low=0.0)
     explore_noise_final: float = option(0.1, "noise on actions after explore_updates", low=0.0)
-    explore_updates: int = option(25_000, "updates over which the noise narrows", low=1)
+    explore_updates: int = option(10_000, "updates over which the noise narrows", low=1)
     planner: str = option("none", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update (a minute the first time)")

@@ -17,9 +17,9 @@ from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
-# Exploration noise is a sum of processes that forget at these rates per decision: white noise averages out in
-# a body with inertia, and a policy that stands still then never learns that walking exists.
-MEMORY = (0.0, 0.8, 0.96)
+# The drift of exploration forgets at these rates per decision. White noise alone averages out in a body with
+# inertia, and a policy that learned to stand still then never learns that walking exists.
+MEMORY = (0.8, 0.96)
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 
 
@@ -28,7 +28,7 @@ class Carry(NamedTuple):
 
     cache: Any  # of the aggregator
     action: Tensor  # N A, the last one taken
-    noise: Tensor  # N K A, exploration noise at K time scales
+    drift: Tensor  # N K A, exploration noise with a memory, at K time scales
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
 
 
@@ -76,8 +76,8 @@ class ActorCritic:
         """An empty memory for `num` environments."""
         horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
         zeros = torch.zeros(num, self.actions, device=self.device)
-        noise = zeros[:, None].expand(-1, len(MEMORY), -1).clone()
-        return Carry(self.model.start(num), zeros, noise, zeros[:, None].expand(-1, horizon, -1).clone())
+        drift = zeros[:, None].expand(-1, len(MEMORY), -1).clone()
+        return Carry(self.model.start(num), zeros, drift, zeros[:, None].expand(-1, horizon, -1).clone())
 
     @torch.no_grad()
     def act(
@@ -98,10 +98,12 @@ class ActorCritic:
             proposal, plan = self.plan(State(belief[:, 0], cache), warm, generator)
         if not explore:
             action = self._greedy(proposal)
-            return Carry(cache, action, carry.noise, plan), action
-        noise = self._next_noise(carry.noise, first, generator)
-        action = self._explore(proposal, noise.sum(1) / math.sqrt(len(MEMORY)), generator)
-        return Carry(cache, action, noise, plan), action
+            return Carry(cache, action, carry.drift, plan), action
+        drift = self._next_drift(carry.drift, first, generator)
+        white = torch.randn(proposal.shape, generator=generator, device=self.device)
+        noise = self.cfg.explore_noise * white + self._drift_width() * drift.sum(1) / math.sqrt(len(MEMORY))
+        action = self._explore(proposal, noise, generator)
+        return Carry(cache, action, drift, plan), action
 
     def random(self, carry: Carry) -> tuple[Carry, Tensor]:
         """Uniformly random actions, for the warm-up: -> N A."""
@@ -116,22 +118,21 @@ class ActorCritic:
     def _greedy(self, proposal: Tensor) -> Tensor:
         return F.one_hot(proposal.argmax(-1), self.actions).float() if self.discrete else proposal
 
-    def _next_noise(self, noise: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
-        """Move every noise process on by one decision; an episode starts with fresh ones: N K A."""
+    def _next_drift(self, drift: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
+        """Move every drift on by one decision; an episode starts with fresh ones: N K A."""
         kept = torch.tensor(MEMORY, device=self.device)[:, None]
-        fresh = torch.randn(noise.shape, generator=generator, device=self.device)
-        return torch.where(first[:, None, None], fresh, kept * noise + (1 - kept.square()).sqrt() * fresh)
+        fresh = torch.randn(drift.shape, generator=generator, device=self.device)
+        return torch.where(first[:, None, None], fresh, kept * drift + (1 - kept.square()).sqrt() * fresh)
+
+    def _drift_width(self) -> Tensor:
+        """Width of the drift: it shrinks to nothing, because a gait learned under it stays a poor one."""
+        return self.cfg.explore_drift * (1 - self.policy.updates / self.cfg.drift_updates).clamp(min=0)
 
     def _explore(self, proposal: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
         if self.discrete:
             draw = torch.multinomial(proposal, 1, generator=generator)[:, 0]
             return F.one_hot(draw, self.actions).float()
-        return (proposal + self._spread() * noise).clamp(-1, 1)
-
-    def _spread(self) -> Tensor:
-        """Width of the exploration noise: wide while little is known, narrow for a policy worth following."""
-        cfg, done = self.cfg, (self.policy.updates / self.cfg.explore_updates).clamp(max=1)
-        return cfg.explore_noise + (cfg.explore_noise_final - cfg.explore_noise) * done
+        return (proposal + noise).clamp(-1, 1)
 
     @torch.no_grad()
     def plan(self, state: State, warm: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -164,7 +165,9 @@ class ActorCritic:
         def policy(belief: Tensor, _: int) -> Tensor:
             action = self.policy.squash(self.policy(belief))
             noise = torch.randn(action.shape, generator=generator, device=self.device)
-            noisy = self._explore(action, noise, generator).view(-1, count, self.actions)
+            noisy = self._explore(action, self.cfg.explore_noise * noise, generator).view(
+                -1, count, self.actions
+            )
             noisy[:, 0] = self._greedy(action).view(-1, count, self.actions)[:, 0]
             return noisy.flatten(0, 1)
 

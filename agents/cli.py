@@ -136,7 +136,7 @@ def prepare_threads(words: Sequence[str]) -> None:
     if threads > 0:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if threads == 1:
-        # Several threads of ours must spin: asleep between two small products they halve the speed (21 against 42
+        # Several threads must spin: asleep between two small products they halve the speed (21 against 42
         # updates/s). Whoever has one thread has nobody to wait for, and a shared machine to be kind to.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

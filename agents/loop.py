@@ -175,9 +175,8 @@ def online(
         finished = counters.frames >= schedule.frames
         if owed > 0 and counters.frames >= schedule.warmup_frames:
             if counters.updates == 0:
-                hooks.checkpoint(
-                    progress
-                )  # the first update may compile for a minute: lose nothing to a Ctrl-C
+                # It may compile for a minute: a Ctrl-C meanwhile must lose nothing.
+                hooks.checkpoint(progress)
             batch = replay.sample()
             progress.averages.add(update(batch))
             replay.update_priority(batch["index"], batch["priority"][:, 0])

@@ -1,7 +1,6 @@
 """The default agent: TD-learning of a policy and an ensemble of critics on the beliefs of a world model."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,14 +11,11 @@ from torch import Tensor, nn
 
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
-from agents.planning import Categorical, Gaussian, mppi
+from agents.planning import Categorical, Gaussian, choose, mppi
 from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
-# The drift of exploration forgets at these rates per decision. White noise alone averages out in a body with
-# inertia, and a policy that learned to stand still then never learns that walking exists.
-MEMORY = (0.8, 0.96)
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 
 
@@ -28,7 +24,6 @@ class Carry(NamedTuple):
 
     cache: Any  # of the aggregator
     action: Tensor  # N A, the last one taken
-    drift: Tensor  # N K A, exploration noise with a memory, at K time scales
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
 
 
@@ -68,7 +63,8 @@ class ActorCritic:
             weight_decay=cfg.weight_decay,
             fused=True,
         )
-        self._losses = Compiled(self.losses, device, say) if cfg.compile else self.losses
+        self._losses = Compiled(self.losses, device, say, "the update") if cfg.compile else self.losses
+        self._search = Compiled(self.search, device, say, "the planner") if cfg.compile else self.search
 
     # ---- acting
 
@@ -76,8 +72,7 @@ class ActorCritic:
         """An empty memory for `num` environments."""
         horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
         zeros = torch.zeros(num, self.actions, device=self.device)
-        drift = zeros[:, None].expand(-1, len(MEMORY), -1).clone()
-        return Carry(self.model.start(num), zeros, drift, zeros[:, None].expand(-1, horizon, -1).clone())
+        return Carry(self.model.start(num), zeros, zeros[:, None].expand(-1, horizon, -1).clone())
 
     @torch.no_grad()
     def act(
@@ -95,15 +90,13 @@ class ActorCritic:
             proposal = self.policy.squash(self.policy(belief[:, 0]))
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
-            proposal, plan = self.plan(State(belief[:, 0], cache), warm, generator)
-        if not explore:
+            proposal, plan = self.plan(State(belief[:, 0], cache), warm, generator, compiled=explore)
+        if explore:
+            noise = torch.randn(proposal.shape, generator=generator, device=self.device)
+            action = self._explore(proposal, noise)
+        else:
             action = self._greedy(proposal)
-            return Carry(cache, action, carry.drift, plan), action
-        drift = self._next_drift(carry.drift, first, generator)
-        white = torch.randn(proposal.shape, generator=generator, device=self.device)
-        noise = self.cfg.explore_noise * white + self._drift_width() * drift.sum(1) / math.sqrt(len(MEMORY))
-        action = self._explore(proposal, noise, generator)
-        return Carry(cache, action, drift, plan), action
+        return Carry(cache, action, plan), action
 
     def random(self, carry: Carry) -> tuple[Carry, Tensor]:
         """Uniformly random actions, for the warm-up: -> N A."""
@@ -116,62 +109,55 @@ class ActorCritic:
         return carry._replace(action=action), action
 
     def _greedy(self, proposal: Tensor) -> Tensor:
-        return F.one_hot(proposal.argmax(-1), self.actions).float() if self.discrete else proposal
+        return F.one_hot(proposal.argmax(-1), self.actions).to(proposal.dtype) if self.discrete else proposal
 
-    def _next_drift(self, drift: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
-        """Move every drift on by one decision; an episode starts with fresh ones: N K A."""
-        kept = torch.tensor(MEMORY, device=self.device)[:, None]
-        fresh = torch.randn(drift.shape, generator=generator, device=self.device)
-        return torch.where(first[:, None, None], fresh, kept * drift + (1 - kept.square()).sqrt() * fresh)
-
-    def _drift_width(self) -> Tensor:
-        """Width of the drift: it shrinks to nothing, because a gait learned under it stays a poor one."""
-        return self.cfg.explore_drift * (1 - self.policy.updates / self.cfg.drift_updates).clamp(min=0)
-
-    def _explore(self, proposal: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+    def _explore(self, proposal: Tensor, noise: Tensor) -> Tensor:
         if self.discrete:
-            draw = torch.multinomial(proposal, 1, generator=generator)[:, 0]
-            return F.one_hot(draw, self.actions).float()
-        return (proposal + noise).clamp(-1, 1)
+            return choose(proposal, noise)
+        return (proposal + self.cfg.explore_noise * noise).clamp(-1, 1)
 
     @torch.no_grad()
-    def plan(self, state: State, warm: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A."""
+    def plan(
+        self, state: State, warm: Tensor, generator: torch.Generator, *, compiled: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A.
+
+        Only what repeats with one batch size is worth compiling: collecting, not evaluation.
+        """
+        plan, (n, horizon, actions) = self.cfg.plan, warm.shape
+        count = plan.guides + plan.iterations * plan.samples
+        noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
+        best, mean = (self._search if compiled else self.search)(state, warm, noise)
+        if not bool(best.isfinite().all()):
+            raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
+        return best[:, 0], torch.cat([mean[:, 1:], mean[:, -1:]], 1)
+
+    @torch.no_grad()
+    def search(self, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the best plan from standard normals, guides + iterations*samples of N H A: -> best, mean N H A."""
         plan, n = self.cfg.plan, warm.shape[0]
-        guides = self._rollout(state, plan.guides, plan.horizon, generator)
+        draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
 
         def cost(candidates: Tensor) -> Tensor:
-            count = candidates.shape[1]
             actions = candidates.flatten(0, 1)
-            seen = self.model.imagine(state.repeat(count), lambda _, h: actions[:, h], plan.horizon)
-            return -self._worth(seen).view(n, count)
+            seen = self.model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
+            return -self._worth(seen).view(n, -1)
 
-        best, mean = mppi(
-            cost,
-            proposal,
-            guides=guides,
-            samples=plan.samples,
-            elites=plan.elites,
-            iterations=plan.iterations,
-            temperature=plan.temperature,
-            generator=generator,
-        )
-        return best[:, 0], torch.cat([mean[:, 1:], mean[:, -1:]], 1)
+        guides = self._guides(state, noise[: plan.guides].transpose(0, 1)) if plan.guides else None
+        return mppi(cost, proposal, draws, guides=guides, elites=plan.elites, temperature=plan.temperature)
 
-    def _rollout(self, state: State, count: int, horizon: int, generator: torch.Generator) -> Tensor:
-        """Sequences that the policy proposes, the first without noise: N count H A."""
+    def _guides(self, state: State, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What the policy proposes, the first without noise, and its cost: noise N G H A -> N G H A, N G."""
+        n, count, horizon = noise.shape[:3]
 
-        def policy(belief: Tensor, _: int) -> Tensor:
-            action = self.policy.squash(self.policy(belief))
-            noise = torch.randn(action.shape, generator=generator, device=self.device)
-            noisy = self._explore(action, self.cfg.explore_noise * noise, generator).view(
-                -1, count, self.actions
-            )
-            noisy[:, 0] = self._greedy(action).view(-1, count, self.actions)[:, 0]
-            return noisy.flatten(0, 1)
+        def policy(belief: Tensor, step: int) -> Tensor:
+            action = self.policy.squash(self.policy(belief)).unflatten(0, (n, count))
+            noisy = self._explore(action[:, 1:], noise[:, 1:, step])
+            return torch.cat([self._greedy(action[:, :1]), noisy], 1).flatten(0, 1)
 
-        return self.model.imagine(state.repeat(count), policy, horizon).actions.unflatten(0, (-1, count))
+        seen = self.model.imagine(state.repeat(count), policy, horizon)
+        return seen.actions.unflatten(0, (n, count)), -self._worth(seen).view(n, count)
 
     def _worth(self, seen: Any) -> Tensor:
         """Discounted imagined rewards plus the critics' lowest word on what follows: B H -> B."""
@@ -269,7 +255,6 @@ class ActorCritic:
     def track(self) -> None:
         """Move the targets, after the optimiser step."""
         self.objective.target.update()
-        self.policy.updates += 1
         mine, theirs = list(self.target_critic.parameters()), list(self.critic.parameters())
         torch._foreach_lerp_(mine, theirs, self.cfg.tau)  # type: ignore[attr-defined]
 

@@ -22,9 +22,9 @@ class Compiled:
     """A function that compiles itself on its first call, and stays as it is if that fails."""
 
     def __init__(
-        self, function: Callable[..., Any], device: torch.device, say: Callable[[str], None]
+        self, function: Callable[..., Any], device: torch.device, say: Callable[[str], None], what: str
     ) -> None:
-        self.plain, self.say = function, say
+        self.plain, self.say, self.what = function, say, what
         self.run = function
         self.tried = False
         self.reason = missing_compiler(device)
@@ -41,14 +41,14 @@ class Compiled:
 
         self.tried = True
         if self.reason is None:
-            self.say("compiling the update: up to a minute the first time, seconds after that")
+            self.say(f"compiling {self.what}: up to a minute the first time, seconds after that")
             self.run = torch.compile(self.plain, fullgraph=True, dynamic=False)
             try:
                 return self.run(*args)
             except (BackendCompilerFailed, InductorError) as error:
                 self.reason = str(error).strip().splitlines()[0]
         self.say(
-            f"the update runs uncompiled and slower: {self.reason}\n"
+            f"{self.what} runs uncompiled and slower: {self.reason}\n"
             "  fix: apt-get install g++ python3-dev, or agent.compile=false to keep it so without a notice"
         )
         self.run = self.plain

@@ -80,7 +80,7 @@ EXAMPLES = (
     "env=gym env.id=Pendulum-v1",
     "env.entry=my_package.envs:make",
     "env=toy_ring trainer=debug",
-    "env=dmc_walker agent=planner",
+    "env=dmc_walker agent=policy",
 )
 MOST_BYTES = 1_000_000
 _INDEX = re.compile(r"(\.\d+)+$")

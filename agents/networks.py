@@ -41,12 +41,9 @@ class Ensemble(nn.Module):
 class Policy(nn.Module):
     """Belief to a squashed action, or to the probabilities of discrete ones: ... W -> ... A."""
 
-    updates: Tensor  # how often it was trained: exploration narrows with it, wherever a copy acts
-
     def __init__(self, belief: int, hidden: int, layers: int, action: int, *, discrete: bool) -> None:
         super().__init__()
         self.discrete = discrete
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.trunk = mlp([belief, *[hidden] * layers], activation="relu")
         self.head = nn.Linear(hidden, action)
         nn.init.uniform_(self.head.weight, -1e-3, 1e-3)  # start near the middle of the action range

@@ -1,20 +1,31 @@
-"""Planners: they see a cost of candidate action sequences, never a model."""
+"""Planners: they see a cost of candidate action sequences, never a model, and draw no random numbers.
+
+All noise comes in as standard normals, so that a whole search is one pure function to compile.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Cost = Callable[[Tensor], Tensor]
 """Candidates to costs: B S H A -> B S."""
 
 
+def choose(probs: Tensor, noise: Tensor) -> Tensor:
+    """Draw one-hot choices with these probabilities from standard normals: ... A, ... A -> ... A."""
+    uniform = torch.special.ndtr(noise).clamp(1e-7, 1 - 1e-7)
+    gumbel = -(-uniform.log()).log()
+    return F.one_hot((probs.clamp_min(1e-9).log() + gumbel).argmax(-1), probs.shape[-1]).to(probs.dtype)
+
+
 class Proposal(Protocol):
     """A distribution over action sequences that can be sampled from and refitted to weighted samples."""
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw candidates: B count H A."""
+    def sample(self, noise: Tensor) -> Tensor:
+        """Turn standard normals into candidates: B S H A -> B S H A."""
         ...
 
     def refit(self, elites: Tensor, weights: Tensor) -> None:
@@ -40,10 +51,8 @@ class Gaussian:
         """The expected sequence: B H A."""
         return self._mean
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw candidates: B count H A."""
-        b, h, a = self._mean.shape
-        noise = torch.randn((b, count, h, a), generator=generator, device=self._mean.device)
+    def sample(self, noise: Tensor) -> Tensor:
+        """Turn standard normals into candidates: B S H A -> B S H A."""
         return (self._mean[:, None] + self._std[:, None] * noise).clamp(-1, 1)
 
     def refit(self, elites: Tensor, weights: Tensor) -> None:
@@ -72,12 +81,9 @@ class Categorical:
         """The probabilities: B H A."""
         return self._probs
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw one-hot candidates: B count H A."""
-        b, h, a = self._probs.shape
-        index = torch.multinomial(self._probs.reshape(b * h, a), count, replacement=True, generator=generator)
-        one_hot = torch.nn.functional.one_hot(index, a).to(self._probs.dtype)
-        return one_hot.view(b, h, count, a).transpose(1, 2)
+    def sample(self, noise: Tensor) -> Tensor:
+        """Turn standard normals into one-hot candidates: B S H A -> B S H A."""
+        return choose(self._probs[:, None], noise)
 
     def refit(self, elites: Tensor, weights: Tensor) -> None:
         """Take the weighted frequencies of the elites: B K H A, B K."""
@@ -87,27 +93,26 @@ class Categorical:
 def mppi(
     cost: Cost,
     proposal: Proposal,
+    noise: Tensor,
     *,
-    guides: Tensor | None = None,
-    samples: int,
+    guides: tuple[Tensor, Tensor] | None = None,
     elites: int,
-    iterations: int,
     temperature: float,
-    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Refine a proposal by exponentially weighted elites; also keep fixed `guides` in every round.
+    """Refine a proposal by exponentially weighted elites, once per leading entry of the noise (I B S H A).
 
-    Returns the plan B H A (the best elite, drawn by nobody: deterministic) and the refined mean B H A for a
-    warm start. `guides` (B G H A) are sequences from a policy: they compete but are never resampled.
+    `guides` are sequences from a policy and their costs (B G H A, B G): they compete in every round but are
+    never resampled. Returns the best plan B H A and the refined mean B H A for a warm start; a row whose
+    candidates all have non-finite costs is NaN.
     """
     best = proposal.mean
-    for _ in range(iterations):
-        candidates = proposal.sample(samples, generator)
-        if guides is not None:
-            candidates = torch.cat([guides, candidates], 1)
+    for draw in noise:
+        candidates = proposal.sample(draw)
         # A non-finite cost must never win, nor poison the weighted mean.
         costs = torch.nan_to_num(cost(candidates), nan=torch.inf, posinf=torch.inf, neginf=-1e30)
-        top, index = costs.topk(min(elites, candidates.shape[1]), dim=1, largest=False)
+        if guides is not None:
+            candidates, costs = torch.cat([guides[0], candidates], 1), torch.cat([guides[1], costs], 1)
+        top, index = costs.topk(min(elites, costs.shape[1]), dim=1, largest=False)
         chosen = candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
         usable = top.isfinite()
         # Subtracting the best first keeps exp() in range whatever the scale of the costs.
@@ -115,8 +120,6 @@ def mppi(
         scale = spread.mean(1, keepdim=True).clamp_min(1e-6)
         weights = torch.where(usable, torch.exp(-spread / (temperature * scale)), 0.0)
         weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-9)
-        if not bool(usable.any(1).all()):
-            raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
         proposal.refit(chosen, weights)
-        best = chosen[:, 0]
+        best = torch.where(usable[:, :1, None], chosen[:, 0], torch.nan)
     return best, proposal.mean

@@ -50,14 +50,14 @@ class EnvConfig:
 class PlanConfig:
     """Numbers of the planner (used when agent.planner is not none)."""
 
-    samples: int = option(256, "candidate plans per iteration", low=2)
+    samples: int = option(48, "candidate plans per iteration", low=2)
     guides: int = option(16, "candidates proposed by the policy", low=0)
-    elites: int = option(32, "candidates kept per iteration", low=1)
-    iterations: int = option(4, "refinements per decision", low=1)
+    elites: int = option(12, "candidates kept per iteration", low=1)
+    iterations: int = option(2, "refinements per decision", low=1)
     horizon: int = option(3, "decisions looked ahead", low=1, high=100)
     temperature: float = option(0.5, "softness of the weighting of elites", low=1e-6)
     std_min: float = option(0.05, "smallest spread of candidate actions", low=0.0)
-    std: float = option(1.0, "first spread of candidate actions", low=1e-6)
+    std: float = option(0.6, "first spread of candidate actions", low=1e-6)
 
 
 @dataclass
@@ -83,10 +83,8 @@ class AgentConfig:
     tau: float = option(0.01, "rate of the moving average of the target critics", low=0.0, high=1.0)
     policy_noise: float = option(0.2, "noise on target actions", low=0.0)
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
-    explore_noise: float = option(0.2, "white noise on actions while collecting", low=0.0)
-    explore_drift: float = option(0.3, "noise with a memory beside it, at first", low=0.0)
-    drift_updates: int = option(10_000, "updates over which that drift shrinks to nothing", low=1)
-    planner: str = option("none", "what chooses actions besides the policy", choices=("none", "mppi"))
+    explore_noise: float = option(0.1, "noise on actions while collecting", low=0.0)
+    planner: str = option("mppi", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update (a minute the first time)")
 

@@ -61,7 +61,8 @@ class Objective(nn.Module):
             )
         if rollout_steps and views is not next_step:
             raise ModelError(
-                "an open-loop rollout needs views=next_step; set rollout_steps=0 or views.name=next_step"
+                "an open-loop rollout needs views.name=next_step; choose worldmodel/views=next_step, or "
+                "worldmodel/terms=mse, which has none"
             )
         self.model, self.target = model, target
         self.terms, self.weights = dict(terms), dict(weights)

@@ -9,10 +9,10 @@ from agents.replay import make_replay
 from envs import make_batch
 
 CASES = {
-    "continuous": ("point_mass", []),
-    "discrete": ("identity", []),
-    "continuous, planned": ("point_mass", ["agent.planner=mppi"]),
-    "discrete, planned": ("identity", ["agent.planner=mppi"]),
+    "continuous": ("point_mass", ["agent=policy"]),
+    "discrete": ("identity", ["agent=policy"]),
+    "continuous, planned": ("point_mass", ["agent=planner"]),
+    "discrete, planned": ("identity", ["agent=planner"]),
 }
 
 

@@ -8,7 +8,7 @@ from agents.compiling import Compiled
 def test_a_machine_without_a_compiler_runs_the_plain_function_with_one_notice(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     said = []
-    double = Compiled(lambda x: 2 * x, torch.device("cpu"), said.append)
+    double = Compiled(lambda x: 2 * x, torch.device("cpu"), said.append, "it")
     assert [double(3), double(4)] == [6, 8]
     assert len(said) == 1
     assert "no-such-compiler" in said[0]
@@ -24,12 +24,12 @@ def test_a_compilation_that_fails_falls_back_but_an_error_of_the_function_does_n
     monkeypatch.setattr("agents.compiling.missing_compiler", lambda device: None)
     monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
     said = []
-    double = Compiled(lambda x: 2 * x, torch.device("cpu"), said.append)
+    double = Compiled(lambda x: 2 * x, torch.device("cpu"), said.append, "it")
     assert [double(3), double(4)] == [6, 8]
     assert "Python.h" in said[-1]
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    wrong = Compiled(lambda x: 1 / x, torch.device("cpu"), said.append)
+    wrong = Compiled(lambda x: 1 / x, torch.device("cpu"), said.append, "it")
     try:
         wrong(0)
     except ZeroDivisionError:

@@ -134,7 +134,7 @@ class ActorCritic:
 
     @torch.no_grad()
     def search(self, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the best plan from standard normals, guides + iterations*samples of N H A: -> best, mean N H A."""
+        """Find the best plan with standard normals (guides + iterations*samples, N H A): best, mean N H A."""
         plan, n = self.cfg.plan, warm.shape[0]
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)

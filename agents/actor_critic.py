@@ -80,17 +80,13 @@ class ActorCritic:
     ) -> tuple[Carry, Tensor]:
         """Choose actions for N environments; obs holds what they see now and `is_init` (N 1): -> N A."""
         generator = generator or self.generator
-        first = obs["is_init"].reshape(-1)
-        previous = torch.where(first[:, None], 0.0, carry.action)
-        z = self.model.encode({key: obs[key][:, None] for key in self.model.observation_keys})
-        belief, cache = self.model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
-        assert cache is not None  # it came in, so it goes out
+        first, belief, cache = self._believe(carry, obs)
         if self.cfg.planner == "none":
             plan = carry.plan
-            proposal = self.policy.squash(self.policy(belief[:, 0]))
+            proposal = self.policy.squash(self.policy(belief))
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
-            proposal, plan = self.plan(State(belief[:, 0], cache), warm, generator, compiled=explore)
+            proposal, plan = self.plan(State(belief, cache), warm, generator, compiled=explore)
         if explore:
             noise = torch.randn(proposal.shape, generator=generator, device=self.device)
             action = self._explore(proposal, noise)
@@ -98,15 +94,26 @@ class ActorCritic:
             action = self._greedy(proposal)
         return Carry(cache, action, plan), action
 
-    def random(self, carry: Carry) -> tuple[Carry, Tensor]:
-        """Uniformly random actions, for the warm-up: -> N A."""
+    @torch.no_grad()
+    def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:
+        """Choose uniformly random actions, for the warm-up, and remember what was seen: -> N A."""
+        _, _, cache = self._believe(carry, obs)
         n = carry.action.shape[0]
         if self.discrete:
             draw = torch.randint(self.actions, (n,), generator=self.generator, device=self.device)
             action = F.one_hot(draw, self.actions).float()
         else:
             action = torch.rand((n, self.actions), generator=self.generator, device=self.device) * 2 - 1
-        return carry._replace(action=action), action
+        return carry._replace(cache=cache, action=action), action
+
+    def _believe(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
+        """Add what N environments see now to their memories: -> episode begins N, belief N W, memory."""
+        first = obs["is_init"].reshape(-1)
+        previous = torch.where(first[:, None], 0.0, carry.action)
+        z = self.model.encode({key: obs[key][:, None] for key in self.model.observation_keys})
+        belief, cache = self.model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
+        assert cache is not None  # it came in, so it goes out
+        return first, belief[:, 0], cache
 
     def _greedy(self, proposal: Tensor) -> Tensor:
         return F.one_hot(proposal.argmax(-1), self.actions).to(proposal.dtype) if self.discrete else proposal

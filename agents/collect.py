@@ -32,9 +32,10 @@ class Actor(TensorDictModuleBase):
         if self.rehearsing:
             return step.set("action", torch.zeros(*step.batch_size, agent.actions))
         obs = {key: step.get(key).to(agent.device) for key in self.in_keys}
-        self.carry, action = agent.act(self.carry, obs, explore=True)
         if self.random:
-            self.carry, action = agent.random(self.carry)
+            self.carry, action = agent.random(self.carry, obs)
+        else:
+            self.carry, action = agent.act(self.carry, obs, explore=True)
         return step.set("action", action.to(step.device or "cpu"))
 
     def state(self) -> dict[str, Any]:

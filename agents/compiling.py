@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,9 @@ class Compiled:
             self.say(f"compiling {self.what}: up to a minute the first time, seconds after that")
             self.run = torch.compile(self.plain, fullgraph=True, dynamic=False)
             try:
-                return self.run(*args)
+                with warnings.catch_warnings():  # torch's remarks on its own insides
+                    warnings.simplefilter("ignore", FutureWarning)
+                    return self.run(*args)
             except (BackendCompilerFailed, InductorError) as error:
                 self.reason = str(error).strip().splitlines()[0]
         self.say(

@@ -7,6 +7,7 @@ from agents.assembly import build_agent
 from agents.config import load_config
 from agents.replay import make_replay
 from envs import make_batch
+from worldmodel import State
 
 CASES = {
     "continuous": ("point_mass", ["agent=policy"]),
@@ -184,3 +185,25 @@ def test_the_planner_prefers_the_action_the_reward_head_pays_for():
     agent.model.predict = predict
     _, action = agent.act(agent.start(3), observation(env), explore=False)
     assert (action[:, 0] > 0.8).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["continuous, planned", "discrete, planned"])
+def test_the_search_is_one_graph(case):
+    _, env, agent = build(case, "agent.plan.horizon=2", "agent.plan.iterations=1")
+    carry, obs = agent.start(3), observation(env)
+    _, belief, cache = agent._believe(carry, obs)
+    plan = agent.cfg.plan
+    noise = torch.randn(plan.guides + plan.iterations * plan.samples, *carry.plan.shape)
+    state = State(belief, cache)
+    # aot_eager traces like the real compiler, without a minute of code generation.
+    compiled = torch.compile(agent.search, fullgraph=True, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(compiled(state, carry.plan, noise), agent.search(state, carry.plan, noise))
+
+
+def test_a_model_that_imagines_nan_stops_the_agent():
+    _, env, agent = build("continuous, planned")
+    with torch.no_grad():
+        agent.model.reward.linear.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        agent.act(agent.start(3), observation(env), explore=True)

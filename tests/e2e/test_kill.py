@@ -25,7 +25,7 @@ def undisturbed(runner, tmp_path_factory):
     return fingerprint(run), answer["seconds"]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(10))
 def test_kill_at_a_random_moment_changes_nothing(runner, undisturbed, tmp_path, seed):
     expected, seconds = undisturbed
     draw, run = random.Random(seed), tmp_path / "run"

@@ -1,7 +1,7 @@
 """Learning curves of runs, or of recorded evidence, with 95 % bootstrap bands over seeds.
 
 python -m agents.plot runs=runs/dmc_walker/*
-python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png baseline=tests/evidence/baselines.csv
+python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png baseline=tests/evidence/published.csv
 python -m agents.plot runs=runs/dmc_walker/* record=tests/evidence/walker.csv method=ours experiment=walker
 python -m agents.plot evidence=tests/evidence/walker.csv
 """
@@ -174,7 +174,7 @@ def _draw_panel(
         where, values = align(same, x)
         centre, low, high = band(values, statistic)
         colour = COLOURS[methods.index(method) % len(COLOURS)]
-        seeds = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
+        seeds = _seeds(same, len(values))
         look = {
             "color": colour,
             "label": f"{method}  ({seeds})",
@@ -189,6 +189,13 @@ def _draw_panel(
         axes.plot(where, centre, **look, marker="o" if len(where) <= 12 else None, markersize=3)
         if len(values) > 1:
             axes.fill_between(where, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _seeds(curves: "Sequence[Curve]", count: int) -> str:
+    """Say how many seeds a line stands for; what others published comes as a mean, with seed -1."""
+    if any(curve.seed < 0 for curve in curves):
+        return "published"
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _finish_panel(axes: Any, env: str, metric: str, x: str, *, first: bool) -> None:

@@ -1,7 +1,6 @@
 """The default agent: TD-learning of a policy and an ensemble of critics on the beliefs of a world model."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +16,6 @@ from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
-# Exploration noise is a sum of drifts that forget at these rates per decision, the first one at once. White
-# noise averages out in a body with inertia, and an agent that stands still never learns that walking exists.
-MEMORY = (0.0, 0.8, 0.96)
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 
 
@@ -28,7 +24,6 @@ class Carry(NamedTuple):
 
     cache: Any  # of the aggregator
     action: Tensor  # N A, the last one taken
-    drift: Tensor  # N K A, exploration noise at K time scales
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
 
 
@@ -77,8 +72,7 @@ class ActorCritic:
         """An empty memory for `num` environments."""
         horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
         zeros = torch.zeros(num, self.actions, device=self.device)
-        drift, plan = (zeros[:, None].expand(-1, count, -1).clone() for count in (len(MEMORY), horizon))
-        return Carry(self.model.start(num), zeros, drift, plan)
+        return Carry(self.model.start(num), zeros, zeros[:, None].expand(-1, horizon, -1).clone())
 
     @torch.no_grad()
     def act(
@@ -93,13 +87,12 @@ class ActorCritic:
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
             proposal, plan = self.plan(State(belief, cache), warm, generator, compiled=explore)
-        if not explore:
+        if explore:
+            noise = torch.randn(proposal.shape, generator=generator, device=self.device)
+            action = self._explore(proposal, noise)
+        else:
             action = self._greedy(proposal)
-            return Carry(cache, action, carry.drift, plan), action
-        drift = self._next_drift(carry.drift, first, generator)
-        noise = drift[:, 0] if self.discrete else drift.sum(1) / math.sqrt(len(MEMORY))
-        action = self._explore(proposal, noise)
-        return Carry(cache, action, drift, plan), action
+        return Carry(cache, action, plan), action
 
     @torch.no_grad()
     def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:
@@ -124,12 +117,6 @@ class ActorCritic:
 
     def _greedy(self, proposal: Tensor) -> Tensor:
         return F.one_hot(proposal.argmax(-1), self.actions).to(proposal.dtype) if self.discrete else proposal
-
-    def _next_drift(self, drift: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
-        """Move every drift on by one decision; an episode starts with fresh ones: N K A."""
-        kept = torch.tensor(MEMORY, device=self.device)[:, None]
-        fresh = torch.randn(drift.shape, generator=generator, device=self.device)
-        return torch.where(first[:, None, None], fresh, kept * drift + (1 - kept.square()).sqrt() * fresh)
 
     def _explore(self, proposal: Tensor, noise: Tensor) -> Tensor:
         if self.discrete:

@@ -83,7 +83,7 @@ class AgentConfig:
     tau: float = option(0.01, "rate of the moving average of the target critics", low=0.0, high=1.0)
     policy_noise: float = option(0.2, "noise on target actions", low=0.0)
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
-    explore_noise: float = option(0.2, "noise on actions while collecting", low=0.0)
+    explore_noise: float = option(0.1, "noise on actions while collecting", low=0.0)
     planner: str = option("mppi", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update (a minute the first time)")

@@ -8,7 +8,8 @@ import torch
 from agents.actor_critic import ActorCritic
 from agents.cli import UserError
 from envs import Spec
-from worldmodel import build
+from worldmodel import Objective, build
+from worldmodel.views import next_step
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,4 +42,16 @@ def build_agent(
 ) -> ActorCritic:
     """Build the agent of a configuration for an environment; seed the global generators first."""
     objective = build(cfg.worldmodel, shapes_of(spec))
+    _check_can_act(objective, cfg.agent.planner)
     return ActorCritic(objective, spec, cfg.agent, seed=cfg.seed, device=device, say=say)
+
+
+def _check_can_act(objective: Objective, planner: str) -> None:
+    """Refuse world models that an agent cannot live on; they are for pre-training."""
+    if objective.views is not next_step:
+        text = "this world model asks one question per window, and an agent needs a belief at every row"
+        raise UserError(text, "use worldmodel/views=next_step worldmodel/terms=rollout")
+    missing = [name for name in ("reward", "continuation") if getattr(objective.model, name) is None]
+    if planner != "none" and missing:
+        fix = "use agent=policy, or a worldmodel= with both heads, such as seq_jepa"
+        raise UserError(f"the planner needs the {' and '.join(missing)} head of the world model", fix)

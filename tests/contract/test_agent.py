@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from agents.assembly import build_agent
+from agents.cli import UserError
 from agents.config import load_config
 from agents.replay import make_replay
 from envs import make_batch
@@ -207,3 +208,12 @@ def test_a_model_that_imagines_nan_stops_the_agent():
         agent.model.reward.linear.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="diverged"):
         agent.act(agent.start(3), observation(env), explore=True)
+
+
+def test_a_planner_without_the_heads_it_reads_is_a_mistake_with_a_fix():
+    cfg = load_config(["env=toy_point_mass", "trainer=debug", "worldmodel/terms=mse"])
+    cfg.worldmodel = dict(cfg.worldmodel) | {"heads": {}, "terms": {"mse": {"weight": 1.0}}}
+    env = make_batch({"kind": "toy", "task": "point_mass"}, 1, seed=0)
+    with pytest.raises(UserError, match="reward and continuation") as caught:
+        build_agent(cfg, env.facts, torch.device("cpu"))
+    assert "agent=policy" in str(caught.value)

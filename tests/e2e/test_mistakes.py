@@ -38,6 +38,10 @@ def last_wins(*words):
         (("env=toy_ring", "agent.batch=5000", "replay.capacity=100"), "set replay.capacity=50000"),
         (("env=toy_ring", "device=cuda:99"), "device=cpu"),
         (("env=toy_ring", "worldmodel=seq_jepa_pixels"), "worldmodel/encoder=mlp"),
+        (
+            ("env=toy_ring", "worldmodel/views=last_step", "worldmodel/terms=mse"),
+            "worldmodel/views=next_step",
+        ),
         (("env=toy_ring", "env.observations=pixels"), "env.observations=state"),
         (("env=toy_ring", "env.kwargs.sise=3"), "remove that key from env.kwargs"),
         (("env=gym", "env.id=Pendulum-v0"), "did you mean Pendulum-v1"),

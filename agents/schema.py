@@ -39,6 +39,8 @@ class EnvConfig:
     pixels: int = option(64, "side of the image", low=8, high=1024)
     camera: int = option(0, "camera number", low=-1)
     time_limit: int | None = option(None, "control steps per episode (default: its own)", low=1)
+    hide: list[str] = option(text="observations or parts of them not shown, as in [velocity]", factory=list)
+    delay: int = option(0, "decisions by which observations come late", low=0, high=100)
     num: int = option(1, "environments stepped together", low=1, high=4096)
     backend: str = option("serial", "how they are stepped", choices=BACKENDS)
     workers: int | None = option(None, "worker processes or threads (default: one per core)", low=1)

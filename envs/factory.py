@@ -1,7 +1,7 @@
 """Turn a name and a few choices into one simulator."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +20,8 @@ CONFIG_KEYS = (
     "pixels",
     "camera",
     "time_limit",
+    "hide",
+    "delay",
 )
 
 
@@ -35,21 +37,32 @@ def make(
     pixels: int = 64,
     camera: int | str = 0,
     time_limit: int | None = None,
+    hide: Sequence[str] = (),
+    delay: int = 0,
     seed: int = 0,
     index: int = 0,
 ) -> Simulator:
-    """Build one simulator; `time_limit` counts control steps, `pixels` is the side of a square picture."""
+    """Build one simulator; `time_limit` counts control steps, `pixels` is the side of a square picture.
+
+    `hide` names observations, or parts of them, that are not shown; the rest is `delay` decisions late.
+    """
     _check_choices(kind, action_repeat, observations, pixels, time_limit)
     look = {"observations": observations, "pixels": pixels, "camera": camera}
     pace = {"action_repeat": action_repeat, "time_limit": time_limit, "seed": seed, "index": index}
     extra = dict(kwargs or {})
     if kind == "dmc":
-        return _make_suite(task, extra, look | pace)
-    if kind == "toy":
-        return _make_toy(task, extra, observations, pace)
-    if kind == "gym":
-        return _make_gym(id, extra, look | pace)
-    return _make_entry(entry, extra, look | pace)
+        made = _make_suite(task, extra, look | pace)
+    elif kind == "toy":
+        made = _make_toy(task, extra, observations, pace)
+    elif kind == "gym":
+        made = _make_gym(id, extra, look | pace)
+    else:
+        made = _make_entry(entry, extra, look | pace)
+    if not hide and not delay:
+        return made
+    from envs.veil import Veiled
+
+    return Veiled(made, hide=hide, delay=delay)
 
 
 def simulator_from_config(env: Any, seed: int, index: int = 0) -> Simulator:

@@ -26,10 +26,10 @@ class Pool:
         if (
             factory.get("kind") != "dmc"
             or factory.get("observations", "state") != "state"
-            or factory.get("kwargs")
+            or any(factory.get(key) for key in ("kwargs", "hide", "delay"))
         ):
             raise EnvError(
-                "env.backend=envpool serves dm_control tasks from state only; use serial or process"
+                "env.backend=envpool serves unchanged dm_control tasks from state only; use serial or process"
             )
         self._model = cast(ControlSuite, make(**factory))
         self.spec, self.restarts_used, self.warnings = self._model.spec, 0, []

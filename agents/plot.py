@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     from agents.evidence import Curve, RunRecord
 
-# Okabe and Ito's palette: told apart with every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+# Okabe and Ito's palette, then Tol's: told apart with every kind of colour vision.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"),
+    *("#882255", "#999933", "#332288", "#AA4499"),
+)
 NAMES = {
     "eval/return": "evaluation return",
     "train/return": "training return",
@@ -152,7 +155,9 @@ def draw(
         "axes.spines.right": False,
     }
     with rc_context(style):
-        figure = Figure(figsize=(0.9 + 4.4 * columns, 0.4 + 3.1 * rows), dpi=160, layout="constrained")
+        legend = 0.2 * -(-len(methods) // (columns + 1))
+        size = (0.9 + 4.4 * columns, 0.4 + 3.1 * rows + legend)
+        figure = Figure(figsize=size, dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False)
         for index, axes in enumerate(grid.flat):
@@ -163,6 +168,13 @@ def draw(
                 here = [curve for curve in kind if curve.env == envs[index]]
                 _draw_panel(axes, here, methods, x, statistic, dashed)
             _finish_panel(axes, envs[index], metric, x, first=index % columns == 0)
+        lines: dict[str, Any] = {}
+        for axes in grid.flat:
+            for line, text in zip(*axes.get_legend_handles_labels(), strict=True):
+                lines.setdefault(text, line)
+        # Below the panels: with what others published there are more lines than room beside the curves.
+        look = {"ncols": min(columns + 1, len(lines)), "frameon": False, "fontsize": 8.5, "handlelength": 1.8}
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", **look)
         figure.savefig(out, format=out.suffix[1:])
 
 
@@ -186,7 +198,9 @@ def _draw_panel(
             look |= {"linestyle": "none", "marker": "o", "markersize": 5, "capsize": 3}
             axes.errorbar(where, centre, yerr=spread, **look)
             continue
-        axes.plot(where, centre, **look, marker="o" if len(where) <= 12 else None, markersize=3)
+        if dashed and len(where) <= 5:  # what lies between a few published points is anybody's guess
+            look |= {"linestyle": "none", "marker": "D", "alpha": 0.8}
+        axes.plot(where, centre, **({"marker": "o" if len(where) <= 12 else None} | look), markersize=3.5)
         if len(values) > 1:
             axes.fill_between(where, low, high, color=colour, alpha=0.16, linewidth=0)
 
@@ -211,9 +225,8 @@ def _finish_panel(axes: Any, env: str, metric: str, x: str, *, first: bool) -> N
     axes.set_axisbelow(True)
     axes.set_xlim(left=0)
     low, high = axes.get_ylim()
-    if 0 < low < 0.5 * high:  # a return that starts near zero reads wrongly on a cut axis
-        axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8.5, handlelength=1.6)
+    if low > 0:  # a cut axis makes small differences look large
+        axes.set_ylim(0, 1.04 * high)
 
 
 def summarise(curves: "Sequence[Curve]", statistic: str) -> list[str]:

@@ -175,6 +175,10 @@ def check(config: RunConfig) -> None:
     if agent.nstep > agent.window:
         text = f"agent.nstep={agent.nstep} is longer than agent.window={agent.window}"
         raise UserError(text, f"set agent.window={agent.nstep} or a smaller agent.nstep")
+    steps = config.worldmodel.get("rollout_steps", 0)
+    if isinstance(steps, int) and steps > agent.window:
+        text = f"worldmodel.rollout_steps={steps} is longer than agent.window={agent.window}"
+        raise UserError(text, f"set agent.window={steps} or worldmodel.rollout_steps={agent.window}")
     if agent.window >= replay.capacity // config.env.num:
         rows = replay.capacity // config.env.num
         text = f"a window of {agent.window} decisions does not fit the {rows} replay rows of one environment"

@@ -36,6 +36,7 @@ def last_wins(*words):
         (("env=toy_ring", "trainer.frames=-5"), "trainer.frames=1 or more"),
         (("env=toy_ring", "--frames", "10"), "key=value"),
         (("env=toy_ring", "agent.batch=5000", "replay.capacity=100"), "set replay.capacity=50000"),
+        (("env=toy_ring", "agent.window=2", "agent.nstep=1"), "set agent.window=3"),
         (("env=toy_ring", "device=cuda:99"), "device=cpu"),
         (("env=toy_ring", "worldmodel=seq_jepa_pixels"), "worldmodel/encoder=mlp"),
         (

@@ -16,7 +16,7 @@ def trained(end: str, updates: int):
     settings = ["env=toy_ring", "trainer=debug", "agent.batch=64", "agent.window=1", "agent.nstep=1"]
     settings += [f"agent.discount={DISCOUNT}", "agent.hidden=64", "agent.tau=0.05", "agent.bins=51"]
     settings += ["agent.policy_regulariser=1e-4"]
-    settings += ["worldmodel/aggregator=none", "worldmodel.encoder.hidden=[32]"]
+    settings += ["worldmodel/terms=mse", "worldmodel/aggregator=none", "worldmodel.encoder.hidden=[32]"]
     settings += ["worldmodel.encoder.latent=32", "worldmodel.predictor.hidden=[32]"]
     cfg = load_config(settings)
     env = make_batch({"kind": "toy", "task": "ring", "kwargs": {"end": end, "length": 10}}, 16, seed=0)

@@ -16,6 +16,8 @@ from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State
 from worldmodel.heads import Bins
 
+# Chance per decision that a component of a random action is drawn anew: bodies hardly move under white noise.
+RENEWAL = 0.25
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 
 
@@ -96,14 +98,16 @@ class ActorCritic:
 
     @torch.no_grad()
     def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:
-        """Choose uniformly random actions, for the warm-up, and remember what was seen: -> N A."""
-        _, _, cache = self._believe(carry, obs)
+        """Choose uniformly random actions that last, for the warm-up, and remember what was seen: -> N A."""
+        first, _, cache = self._believe(carry, obs)
         n = carry.action.shape[0]
         if self.discrete:
             draw = torch.randint(self.actions, (n,), generator=self.generator, device=self.device)
             action = F.one_hot(draw, self.actions).float()
         else:
-            action = torch.rand((n, self.actions), generator=self.generator, device=self.device) * 2 - 1
+            draws = torch.rand((2, n, self.actions), generator=self.generator, device=self.device)
+            renew = first[:, None] | (draws[1] < RENEWAL)
+            action = torch.where(renew, draws[0] * 2 - 1, carry.action)
         return carry._replace(cache=cache, action=action), action
 
     def _believe(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:

@@ -108,10 +108,11 @@ def mppi(
     best = proposal.mean
     for draw in noise:
         candidates = proposal.sample(draw)
-        # A non-finite cost must never win, nor poison the weighted mean.
-        costs = torch.nan_to_num(cost(candidates), nan=torch.inf, posinf=torch.inf, neginf=-1e30)
+        costs = cost(candidates)
         if guides is not None:
             candidates, costs = torch.cat([guides[0], candidates], 1), torch.cat([guides[1], costs], 1)
+        # A non-finite cost must never win, nor poison the weighted mean.
+        costs = torch.nan_to_num(costs, nan=torch.inf, posinf=torch.inf, neginf=-1e30)
         top, index = costs.topk(min(elites, costs.shape[1]), dim=1, largest=False)
         chosen = candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
         usable = top.isfinite()

@@ -108,3 +108,15 @@ def test_choices_follow_their_probabilities():
     drawn = choose(probs, torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)))
     assert (drawn.sum(-1) == 1).all()
     assert (drawn.mean(0) - probs).abs().max() < 0.015
+
+
+def test_a_guide_with_a_nan_cost_never_wins():
+    guide = torch.full((1, 1, 2, 1), 0.9)
+    best, _ = mppi(
+        lambda plans: (plans - 0.5).square().sum((-1, -2)),
+        Gaussian(torch.zeros(1, 2, 1)),
+        noise(1, 2, 1),
+        guides=(guide, torch.full((1, 1), torch.nan)),
+        **SEARCH,
+    )
+    assert (best - 0.5).abs().max() < 0.1

@@ -217,3 +217,17 @@ def test_a_planner_without_the_heads_it_reads_is_a_mistake_with_a_fix():
     with pytest.raises(UserError, match="reward and continuation") as caught:
         build_agent(cfg, env.facts, torch.device("cpu"))
     assert "agent=policy" in str(caught.value)
+
+
+def test_random_actions_cover_the_range_and_last():
+    _, env, agent = build("continuous")
+    seen = {key: value[:1].expand(500, *value.shape[1:]) for key, value in observation(env).items()}
+    carry, first = agent.random(agent.start(500), seen | {"is_init": torch.ones(500, 1, dtype=torch.bool)})
+    actions = [first]
+    for _ in range(40):
+        carry, action = agent.random(carry, seen | {"is_init": torch.zeros(500, 1, dtype=torch.bool)})
+        actions.append(action)
+    drawn = torch.stack(actions)
+    assert first.abs().min() > 0  # nothing lasts from before the episode
+    assert abs(drawn.std() - 3**-0.5) < 0.02  # uniform over [-1, 1]
+    assert abs((drawn[1:] == drawn[:-1]).float().mean() - 0.75) < 0.02

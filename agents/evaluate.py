@@ -2,7 +2,7 @@
 
 examples:
   python -m agents.evaluate run=last
-  python -m agents.evaluate run=runs/dmc_walker_walk/s0-… episodes=20 planner=mppi
+  python -m agents.evaluate run=runs/dmc_walker_walk/s0-… episodes=20 planner=none
   python -m agents.evaluate run=runs/dmc_walker_walk/s0-…/checkpoints/000050000
 """
 

@@ -2,7 +2,7 @@
 
 examples:
   python -m agents.play run=last
-  python -m agents.play run=last episodes=3 size=480 planner=mppi
+  python -m agents.play run=last episodes=3 size=480 planner=none
 """
 
 import sys

@@ -13,7 +13,7 @@ from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, choose, mppi
 from agents.returns import bootstrap_rows, discount_for, n_step
-from worldmodel import Objective, State
+from worldmodel import Objective, State, WorldModel
 from worldmodel.heads import Bins
 
 # Chance per decision that a component of a random action is drawn anew: bodies hardly move under white noise.
@@ -27,6 +27,14 @@ class Carry(NamedTuple):
     cache: Any  # of the aggregator
     action: Tensor  # N A, the last one taken
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
+
+
+class Mind(NamedTuple):
+    """What an action is chosen with."""
+
+    model: WorldModel
+    critic: Ensemble
+    policy: Policy
 
 
 class ActorCritic:
@@ -52,7 +60,10 @@ class ActorCritic:
         self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
         self.critic = Ensemble(cfg.critics, width + self.actions, cfg.hidden, 2, cfg.bins).to(device)
         self.policy = Policy(width, cfg.hidden, 2, self.actions, discrete=self.discrete).to(device)
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        # Slow averages of what learns: steadier than the newest weights, to act with and to bootstrap from.
+        self.acting = copy.deepcopy(Mind(self.model, self.critic, self.policy))
+        for slow in self.acting:
+            slow.requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.groups = [
             list(self.objective.trainable()),
@@ -85,7 +96,7 @@ class ActorCritic:
         first, belief, cache = self._believe(carry, obs)
         if self.cfg.planner == "none":
             plan = carry.plan
-            proposal = self.policy.squash(self.policy(belief))
+            proposal = self.acting.policy.squash(self.acting.policy(belief))
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
             proposal, plan = self.plan(State(belief, cache), warm, generator, compiled=explore)
@@ -114,8 +125,9 @@ class ActorCritic:
         """Add what N environments see now to their memories: -> episode begins N, belief N W, memory."""
         first = obs["is_init"].reshape(-1)
         previous = torch.where(first[:, None], 0.0, carry.action)
-        z = self.model.encode({key: obs[key][:, None] for key in self.model.observation_keys})
-        belief, cache = self.model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
+        model = self.acting.model
+        z = model.encode({key: obs[key][:, None] for key in model.observation_keys})
+        belief, cache = model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
         assert cache is not None  # it came in, so it goes out
         return first, belief[:, 0], cache
 
@@ -146,29 +158,36 @@ class ActorCritic:
     @torch.no_grad()
     def search(self, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Find the best plan with standard normals (guides + iterations*samples, N H A): best, mean N H A."""
-        plan, n = self.cfg.plan, warm.shape[0]
+        plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], self.acting
+        guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
 
         def cost(candidates: Tensor) -> Tensor:
             actions = candidates.flatten(0, 1)
-            seen = self.model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
+            seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
             return -self._worth(seen).view(n, -1)
 
-        guides = self._guides(state, noise[: plan.guides].transpose(0, 1)) if plan.guides else None
-        return mppi(cost, proposal, draws, guides=guides, elites=plan.elites, temperature=plan.temperature)
+        def opening(candidates: Tensor) -> tuple[Tensor, Tensor]:
+            """Put what the policy would do before the candidates, the first guide without noise."""
 
-    def _guides(self, state: State, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """What the policy proposes, the first without noise, and its cost: noise N G H A -> N G H A, N G."""
-        n, count, horizon = noise.shape[:3]
+            def act(belief: Tensor, step: int) -> Tensor:
+                choice = policy.squash(policy(belief.unflatten(0, (n, -1))[:, : plan.guides]))
+                noisy = self._explore(choice[:, 1:], guides[:, 1:, step])
+                chosen = torch.cat([self._greedy(choice[:, :1]), noisy, candidates[:, :, step]], 1)
+                return chosen.flatten(0, 1)
 
-        def policy(belief: Tensor, step: int) -> Tensor:
-            action = self.policy.squash(self.policy(belief)).unflatten(0, (n, count))
-            noisy = self._explore(action[:, 1:], noise[:, 1:, step])
-            return torch.cat([self._greedy(action[:, :1]), noisy], 1).flatten(0, 1)
+            seen = model.imagine(state.repeat(plan.guides + plan.samples), act, plan.horizon)
+            return seen.actions.unflatten(0, (n, -1)), -self._worth(seen).view(n, -1)
 
-        seen = self.model.imagine(state.repeat(count), policy, horizon)
-        return seen.actions.unflatten(0, (n, count)), -self._worth(seen).view(n, count)
+        return mppi(
+            cost,
+            proposal,
+            draws,
+            opening=opening if plan.guides else None,
+            elites=plan.elites,
+            temperature=plan.temperature,
+        )
 
     def _worth(self, seen: Any) -> Tensor:
         """Discounted imagined rewards plus the critics' lowest word on what follows: B H -> B."""
@@ -176,7 +195,7 @@ class ActorCritic:
         horizon = seen.rewards.shape[1]
         discounts = self.discount ** torch.arange(horizon, device=self.device)
         reached = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
-        tail = self.values(seen.beliefs[:, -1:], self.critic)[:, 0]
+        tail = self.values(seen.beliefs[:, -1:], self.acting.policy)[:, 0]
         return (discounts * reached * seen.rewards).sum(1) + self.discount**horizon * alive[:, -1] * tail
 
     # ---- learning
@@ -191,14 +210,14 @@ class ActorCritic:
         beliefs = belief[..., None, :].expand(*belief.shape[:-1], self.actions, belief.shape[-1])
         return self.bins.mean(self.judge(critic, beliefs, choices))
 
-    def values(self, belief: Tensor, critic: Ensemble, noise: Tensor | None = None) -> Tensor:
-        """The lowest critic's value of following the policy: ... W -> ..."""
-        choice = self.policy.squash(self.policy(belief))
+    def values(self, belief: Tensor, policy: Policy, noise: Tensor | None = None) -> Tensor:
+        """The lowest slow critic's value of following a policy: ... W -> ..."""
+        choice = policy.squash(policy(belief))
         if self.discrete:
-            return (choice * self.judge_all(critic, belief).amin(0)).sum(-1)
+            return (choice * self.judge_all(self.acting.critic, belief).amin(0)).sum(-1)
         if noise is not None:
             choice = (choice + noise).clamp(-1, 1)
-        return self.bins.mean(self.judge(critic, belief, choice)).amin(0)
+        return self.bins.mean(self.judge(self.acting.critic, belief, choice)).amin(0)
 
     def losses(self, batch: dict[str, Tensor], noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """World-model, critic and policy loss in one graph: B T ... -> loss, priority B, metrics."""
@@ -208,7 +227,7 @@ class ActorCritic:
         with torch.no_grad():
             rows = bootstrap_rows(batch["valid"], self.cfg.nstep)
             future = belief.gather(1, rows[..., None].expand(-1, -1, belief.shape[-1]))
-            value = self.values(future, self.target_critic, noise)
+            value = self.values(future, self.policy, noise)
             target = n_step(
                 batch["reward"], batch["terminated"], batch["valid"], value, self.discount, self.cfg.nstep
             )
@@ -216,7 +235,7 @@ class ActorCritic:
         count = mask.sum().clamp_min(1)
         logits = self.judge(self.critic, start, action)
         critic_loss = (self.bins.loss(logits, target.returns.expand(logits.shape[:-1])) * mask).sum() / count
-        policy_loss, scale = self._policy_loss(start, mask, count)
+        policy_loss, scale = self._policy_loss(start, action, mask, count)
         with torch.no_grad():
             error = (self.bins.mean(logits).mean(0) - target.returns).abs() * mask
             priority = error.amax(1)
@@ -230,8 +249,10 @@ class ActorCritic:
         total = loss + self.cfg.critic_weight * critic_loss + policy_loss
         return total, priority, {name: value.detach() for name, value in metrics.items()}
 
-    def _policy_loss(self, belief: Tensor, mask: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Raise the critics' mean value, in units of its size, with a little entropy or shrinkage."""
+    def _policy_loss(
+        self, belief: Tensor, taken: Tensor, mask: Tensor, count: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Raise the critics' mean value, in units of its size, near what was done, with a little entropy."""
         raw = self.policy(belief)
         choice = self.policy.squash(raw)
         if self.discrete:
@@ -239,11 +260,14 @@ class ActorCritic:
                 values = self.judge_all(self.critic, belief).mean(0)
             value = (choice * values).sum(-1)
             rest = (choice * raw.log_softmax(-1)).sum(-1)  # negative entropy
+            distance = -(taken * raw.log_softmax(-1)).sum(-1)
         else:
             value = self.bins.mean(self.judge(self.critic, belief, choice, frozen=True)).mean(0)
             rest = raw.square().mean(-1)  # keeps tanh out of saturation
+            distance = (choice - taken).square().mean(-1)
         scale = ((value.detach().abs() * mask).sum() / count).clamp_min(1e-3)
-        return ((self.cfg.policy_regulariser * rest - value / scale) * mask).sum() / count, scale
+        loss = self.cfg.imitation * distance + self.cfg.policy_regulariser * rest - value / scale
+        return (loss * mask).sum() / count, scale
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Take one optimiser step on a batch B T; set batch["priority"], B T; return 0-d metrics."""
@@ -264,10 +288,13 @@ class ActorCritic:
 
     @torch.no_grad()
     def track(self) -> None:
-        """Move the targets, after the optimiser step."""
+        """Move the targets and the averages, after the optimiser step."""
         self.objective.target.update()
-        mine, theirs = list(self.target_critic.parameters()), list(self.critic.parameters())
-        torch._foreach_lerp_(mine, theirs, self.cfg.tau)  # type: ignore[attr-defined]
+        for slow, fast in zip(self.acting, (self.model, self.critic, self.policy), strict=True):
+            mine, theirs = list(slow.parameters()), list(fast.parameters())
+            torch._foreach_lerp_(mine, theirs, self.cfg.tau)  # type: ignore[attr-defined]
+            for old, new in zip(slow.buffers(), fast.buffers(), strict=True):
+                old.copy_(new)
 
     # ---- state
 
@@ -277,8 +304,10 @@ class ActorCritic:
             "model": self.model,
             "target": self.objective.target,
             "critic": self.critic,
-            "target_critic": self.target_critic,
             "policy": self.policy,
+            "acting_model": self.acting.model,
+            "target_critic": self.acting.critic,
+            "acting_policy": self.acting.policy,
         }
 
     def state_dict(self) -> dict[str, Any]:

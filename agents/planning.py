@@ -95,22 +95,29 @@ def mppi(
     proposal: Proposal,
     noise: Tensor,
     *,
-    guides: tuple[Tensor, Tensor] | None = None,
+    opening: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     elites: int,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Refine a proposal by exponentially weighted elites, once per leading entry of the noise (I B S H A).
 
-    `guides` are sequences from a policy and their costs (B G H A, B G): they compete in every round but are
-    never resampled. Returns the best plan B H A and the refined mean B H A for a warm start; a row whose
-    candidates all have non-finite costs is NaN.
+    `opening` judges the first candidates together with guides that it puts before them, such as sequences
+    from a policy (B S H A -> B G+S H A, B G+S): guides compete in every round but are never resampled.
+    Returns the best plan B H A and the refined mean B H A for a warm start; a row whose candidates all have
+    non-finite costs is NaN.
     """
-    best = proposal.mean
+    best, guides = proposal.mean, None
     for draw in noise:
         candidates = proposal.sample(draw)
-        costs = cost(candidates)
-        if guides is not None:
-            candidates, costs = torch.cat([guides[0], candidates], 1), torch.cat([guides[1], costs], 1)
+        if opening is not None and guides is None:
+            candidates, costs = opening(candidates)
+            count = candidates.shape[1] - draw.shape[1]
+            guides = candidates[:, :count], costs[:, :count]
+        else:
+            costs = cost(candidates)
+            if guides is not None:
+                candidates = torch.cat([guides[0], candidates], 1)
+                costs = torch.cat([guides[1], costs], 1)
         # A non-finite cost must never win, nor poison the weighted mean.
         costs = torch.nan_to_num(costs, nan=torch.inf, posinf=torch.inf, neginf=-1e30)
         top, index = costs.topk(min(elites, costs.shape[1]), dim=1, largest=False)

@@ -240,7 +240,7 @@ class Concurrent:
 def acting_weights(agent: Any) -> dict[str, Tensor]:
     """The weights (not copies) that choosing an action reads."""
     names = ("model", "policy") if agent.cfg.planner == "none" else ("model", "policy", "critic")
-    modules = agent.modules()
+    modules = agent.acting._asdict()
     return {f"{name}.{key}": value for name in names for key, value in modules[name].state_dict().items()}
 
 

@@ -116,7 +116,7 @@ def test_an_update_moves_every_trained_network_and_reports_plain_metrics(case):
     after = agent.state_dict()["weights"]
     still = {name for name in before if torch.equal(before[name], after[name])}
     acting = ("model.encoder.trunk", "model.predictor", "policy")
-    for network in (*acting, "critic", "target_critic", "target.encoder"):
+    for network in (*acting, "critic", "target.encoder", "acting_model", "target_critic", "acting_policy"):
         moved = {name for name in before if name.startswith(network)} - still
         assert moved, network
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in metrics.values())
@@ -138,8 +138,8 @@ def test_critics_and_policy_send_no_gradient_into_the_representation():
 
 def test_the_policys_loss_leaves_the_critics_alone():
     _, _, agent = build("continuous")
-    belief = torch.randn(4, 3, agent.model.belief_size)
-    loss, _ = agent._policy_loss(belief, torch.ones(4, 3), torch.tensor(12.0))
+    belief, taken = torch.randn(4, 3, agent.model.belief_size), torch.randn(4, 3, agent.actions)
+    loss, _ = agent._policy_loss(belief, taken, torch.ones(4, 3), torch.tensor(12.0))
     loss.backward()
     assert all(p.grad is None for p in agent.critic.parameters())
     assert any(p.grad is not None for p in agent.policy.parameters())
@@ -176,14 +176,15 @@ def test_the_planner_prefers_the_action_the_reward_head_pays_for():
         def mean(self, trunk):
             return trunk[..., 0]
 
-    agent.model.reward = Pays()
-    plain = agent.model.predict
+    model = agent.acting.model
+    model.reward = Pays()
+    plain = model.predict
 
     def predict(belief, action):
         out = plain(belief, action)
         return out._replace(trunk=torch.cat([action[..., :1], out.trunk[..., 1:]], -1))
 
-    agent.model.predict = predict
+    model.predict = predict
     _, action = agent.act(agent.start(3), observation(env), explore=False)
     assert (action[:, 0] > 0.8).all()
 
@@ -205,7 +206,7 @@ def test_the_search_is_one_graph(case):
 def test_a_model_that_imagines_nan_stops_the_agent():
     _, env, agent = build("continuous, planned")
     with torch.no_grad():
-        agent.model.reward.linear.bias.fill_(torch.nan)
+        agent.acting.model.reward.linear.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="diverged"):
         agent.act(agent.start(3), observation(env), explore=True)
 

@@ -71,7 +71,7 @@ def test_a_new_episode_forgets_the_one_before():
     _, agent, _ = attached("agent=policy", "agent.explore_noise=0")
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():  # an untrained agent ignores its memory
-        for weight in (*agent.model.parameters(), *agent.policy.parameters()):
+        for weight in (*agent.acting.model.parameters(), *agent.acting.policy.parameters()):
             weight.add_(torch.randn(weight.shape, generator=draw) * 0.2)
 
     def root(state, *, first):

@@ -12,6 +12,15 @@ def noise(rows, horizon, actions, *, iterations=8):
     return torch.randn(iterations, rows, 256, horizon, actions, generator=torch.Generator().manual_seed(0))
 
 
+def after(guide, guide_cost, cost):
+    """An opening that puts one guide before the candidates."""
+
+    def opening(plans):
+        return torch.cat([guide, plans], 1), torch.cat([guide_cost, cost(plans)], 1)
+
+    return opening
+
+
 def test_the_gaussian_search_finds_the_optimum_of_a_linear_quadratic_problem():
     """Double integrator, horizon 4: the optimum comes from the normal equations."""
     start, horizon = torch.tensor([0.3, -0.2]), 4
@@ -80,15 +89,14 @@ def test_a_model_that_only_returns_nan_has_no_plan():
     assert mean.isfinite().all()
 
 
-def test_a_guide_better_than_every_sample_is_followed():
+def test_a_guide_better_than_every_sample_is_followed_in_every_round():
     guide = torch.full((1, 1, 3, 2), 0.987654)
-    best, _ = mppi(
-        lambda plans: (plans - guide).square().sum((-1, -2)),
-        Gaussian(torch.zeros(1, 3, 2)),
-        noise(1, 3, 2, iterations=1),
-        guides=(guide, torch.zeros(1, 1)),
-        **SEARCH,
-    )
+
+    def cost(plans):
+        return (plans - guide).square().sum((-1, -2))
+
+    opening, proposal = after(guide, torch.zeros(1, 1), cost), Gaussian(torch.zeros(1, 3, 2))
+    best, _ = mppi(cost, proposal, noise(1, 3, 2, iterations=3), opening=opening, **SEARCH)
     assert torch.equal(best, guide[:, 0])
 
 
@@ -111,12 +119,9 @@ def test_choices_follow_their_probabilities():
 
 
 def test_a_guide_with_a_nan_cost_never_wins():
-    guide = torch.full((1, 1, 2, 1), 0.9)
-    best, _ = mppi(
-        lambda plans: (plans - 0.5).square().sum((-1, -2)),
-        Gaussian(torch.zeros(1, 2, 1)),
-        noise(1, 2, 1),
-        guides=(guide, torch.full((1, 1), torch.nan)),
-        **SEARCH,
-    )
+    def cost(plans):
+        return (plans - 0.5).square().sum((-1, -2))
+
+    opening = after(torch.full((1, 1, 2, 1), 0.9), torch.full((1, 1), torch.nan), cost)
+    best, _ = mppi(cost, Gaussian(torch.zeros(1, 2, 1)), noise(1, 2, 1), opening=opening, **SEARCH)
     assert (best - 0.5).abs().max() < 0.1

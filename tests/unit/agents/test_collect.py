@@ -151,7 +151,7 @@ def test_new_weights_act_within_two_batches(beside):
     source, agent, _ = beside
     for choice in (1, 0, 2):
         with torch.no_grad():
-            agent.policy.head.bias.zero_()[choice] = 100
+            agent.acting.policy.head.bias.zero_()[choice] = 100
         source.next(random=False)
         source.next(random=False)
         assert (source.next(random=False)["action"].argmax(-1) == choice).all()

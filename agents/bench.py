@@ -11,7 +11,7 @@ from agents.cli import run_command
 def bench(cfg: Any) -> int:
     """Print env, render, sample, act, update and plan times beside the floor each could reach."""
     from agents.assembly import build_agent, choose_device, set_threads
-    from agents.benchmarks import collection, drawing, learning, planning
+    from agents.benchmarks import collection, drawing, learning, looping, planning
     from agents.rollouts import facts
 
     device, threads = choose_device(cfg.device), set_threads(cfg.trainer.threads)
@@ -19,7 +19,7 @@ def bench(cfg: Any) -> int:
     print(f"{spec.name} on {device} with {threads} thread{'s' * (threads > 1)}")
     rows: dict[str, float] = {}
     agent = build_agent(cfg, spec, device)
-    for measure in (collection, drawing, learning, planning):
+    for measure in (collection, drawing, learning, planning, looping):
         started = time.perf_counter()
         for name, value, unit, about in measure(cfg, spec, agent, device):
             rows[name] = value

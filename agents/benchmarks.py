@@ -3,12 +3,14 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from agents.collect import collector
+from agents import loop
+from agents.collect import Alternating, collector
 from agents.floor import Products, interleaved_ms, median_ms
 from agents.replay import Replay, make_replay
 from agents.rollouts import EVALUATION_SEED
@@ -117,6 +119,59 @@ def collection(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterat
     yield "env/raw", fast, "steps/s", "the simulator alone, one environment, control steps"
     yield "env/collect", ours, "steps/s", f"collector and replay, {ENVIRONMENTS} environments, control steps"
     yield "env/collect_over_raw", ours / fast, "x", "higher is better"
+
+
+def looping(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:
+    """The training loop, against what it spends in the agent and what the simulator alone would take."""
+    cfg = copy.deepcopy(cfg)
+    cfg.env.num = 1
+    source, replay = Alternating(cfg), build_replay(cfg, spec, device, envs=1, capacity=20_000)
+    spent = {"act": 0.0, "update": 0.0}
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = work(*args, **kwargs)
+            spent[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+    stand_in = SimpleNamespace(
+        model=agent.model, device=agent.device, start=agent.start, act=timed("act", agent.act)
+    )
+    source.attach(stand_in)
+    source.start()
+    decisions, warm_up = 60, cfg.agent.window + 20
+    progress = loop.Progress(loop.Counters(), loop.Episodes.start(1))
+    names = ("log", "episode", "evaluate", "checkpoint", "tick")
+    unwatched: Any = SimpleNamespace(**dict.fromkeys(names, lambda *_: True))
+
+    def run(count: int) -> float:
+        # One update per decision; the frames of a decision are counted by the loop itself.
+        frames = progress.counters.frames + count * spec.action_repeat
+        schedule = loop.Schedule(frames, warm_up * spec.action_repeat, 1.0, 0, 0, 0)
+        start = time.perf_counter()
+        loop.online(
+            timed("update", agent.update),
+            lambda: source.next(random=False),
+            replay,
+            schedule,
+            progress,
+            unwatched,
+            stop=lambda: False,
+        )
+        return time.perf_counter() - start
+
+    run(warm_up + 5)
+    spent.update(act=0.0, update=0.0)
+    whole = run(decisions)
+    source.close()
+    raw, start = raw_steps(cfg), time.perf_counter()
+    raw(decisions * spec.action_repeat)
+    parts = sum(spent.values()) + time.perf_counter() - start
+    yield "loop", whole / decisions * 1e3, "ms", "a decision and an update, all told"
+    yield "loop_over_parts", whole / parts, "x", "over simulator + act + update; lower is better"
 
 
 def drawing(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:

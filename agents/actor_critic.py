@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, choose, mppi
@@ -321,6 +322,12 @@ class ActorCritic:
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load the weights alone, as for evaluation."""
+        here = self.state_dict()["weights"]
+        shapes = [{name: value.shape for name, value in each.items()} for each in (here, weights)]
+        if shapes[0] != shapes[1]:
+            odd = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
+            text = f"these weights are of another agent: {odd[0]} and {len(odd) - 1} others do not fit"
+            raise UserError(text, "use the version that wrote them (see run.json), or train anew")
         for name, module in self.modules().items():
             prefix = f"{name}."
             module.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})

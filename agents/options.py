@@ -77,7 +77,8 @@ def parse_options(argv: Sequence[str], schema: type[Options]) -> Options:
     values: dict[str, Any] = {}
     for word in argv:
         key, text = split_word(word, fields)
-        value = convert(key, text, hints[key])
+        choices = fields[key].metadata.get("choices") or ()
+        value = text if text in choices else convert(key, text, hints[key])  # "none" may be a choice
         if key in values and not isinstance(value, list):
             raise UserError(f"{key} is given twice", f"keep one {key}=…")
         values[key] = values.get(key, []) + value if isinstance(value, list) else value

@@ -106,6 +106,15 @@ def test_saved_and_loaded_agents_take_the_same_next_steps(case):
         assert torch.equal(value, other.state_dict()["weights"][name]), name
 
 
+def test_weights_of_another_agent_are_refused_in_words():
+    _, _, agent = build("continuous")
+    weights = agent.state_dict()["weights"]
+    for change in ({"policy.head.bias": torch.zeros(9)}, {"stranger": torch.zeros(1)}):
+        with pytest.raises(UserError, match=next(iter(change))) as caught:
+            agent.load_weights(weights | change)
+        assert "train anew" in str(caught.value)
+
+
 @pytest.mark.parametrize("case", ["continuous", "discrete"])
 def test_an_update_moves_every_trained_network_and_reports_plain_metrics(case):
     cfg, env, agent = build(case)

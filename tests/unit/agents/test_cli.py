@@ -28,6 +28,7 @@ class Play:
     speed: float = option(1.0, "speed", low=0.0)
     film: bool = option(False, "film it")
     mode: str = option("policy", "who acts", choices=("policy", "planner"))
+    planner: str | None = option(None, "what searches (default: as trained)", choices=("none", "mppi"))
     out: Path | None = option(None, "where to")
     seeds: list[int] = option(text="seeds", factory=list)
 
@@ -59,11 +60,12 @@ def test_options_become_the_types_that_the_dataclass_declares():
         "seeds=1,2",
         "seeds=3",
     ]
-    assert parse_options(words, Play) == Play("r=1", 100, 2.0, True, "planner", Path("a/b"), [1, 2, 3])
+    assert parse_options(words, Play) == Play("r=1", 100, 2.0, True, "planner", None, Path("a/b"), [1, 2, 3])
 
 
 def test_none_clears_an_optional_option_only():
     assert parse_options(["run=x", "out=none"], Play).out is None
+    assert parse_options(["run=x", "planner=none"], Play).planner == "none"  # one of its choices
     with pytest.raises(UserError, match="whole number"):
         parse_options(["run=x", "episodes=none"], Play)
 
@@ -113,7 +115,7 @@ def test_values_survive_being_written_and_read(episodes, speed, film, seeds):
         f"film={film}",
         f"seeds={','.join(map(str, seeds))}",
     ]
-    assert parse_options(words, Play) == Play("x", episodes, speed, film, "policy", None, seeds)
+    assert parse_options(words, Play) == Play("x", episodes, speed, film, seeds=seeds)
 
 
 class EnvError(Exception):

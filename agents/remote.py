@@ -6,7 +6,6 @@ batches old, and never more is collected than learning asks for.
 """
 
 import contextlib
-import copy
 import functools
 import json
 import os
@@ -120,7 +119,8 @@ class RemoteActor:
         return actor(step)
 
     def _build(self) -> Actor:
-        agent = build_agent(self._cfg, self._spec, torch.device(self._device))
+        # It plans, it never updates; what it compiles is no news for the terminal of the run.
+        agent = build_agent(self._cfg, self._spec, torch.device(self._device), say=lambda text: None)
         agent.generator.manual_seed(self._seed)
         self._weights = acting_weights(agent)
         self._actor = Actor(agent, self._cfg.env.num)
@@ -166,8 +166,7 @@ class Concurrent:
 
     def start(self) -> None:
         """Start the other process and wait until it is ready."""
-        cfg, num = copy.deepcopy(self.cfg), self.cfg.env.num
-        cfg.agent.compile = False  # it acts, it never updates
+        cfg, num = self.cfg, self.cfg.env.num
         # One decision at a time is too little work for a GPU, unless it plans or looks at pictures.
         heavy = cfg.agent.planner != "none" or any(len(a.shape) == 3 for a in self.spec.observation.values())
         device = str(self._agent.device) if heavy else "cpu"

@@ -154,6 +154,32 @@ def test_the_policys_loss_leaves_the_critics_alone():
     assert any(p.grad is not None for p in agent.policy.parameters())
 
 
+@pytest.mark.parametrize("case", ["continuous", "discrete"])
+def test_where_critics_say_nothing_the_policy_becomes_what_was_done(case):
+    _, _, agent = build(case)  # an untrained critic values everything alike
+    belief = torch.randn(64, 1, agent.model.belief_size)
+    done = torch.eye(agent.actions)[belief[..., 0].gt(0).long()] if agent.discrete else belief[..., :1].tanh()
+    taken = done.expand(64, 1, agent.actions)
+    optimiser = torch.optim.Adam(agent.policy.parameters(), 1e-3)
+    for _ in range(200):
+        loss, _ = agent._policy_loss(belief, taken, torch.ones(64, 1), torch.tensor(64.0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert (agent.policy.squash(agent.policy(belief)) - taken).abs().mean() < 0.05
+
+
+def test_what_acts_is_a_slow_average_of_what_learns():
+    cfg, env, agent = build("continuous", "agent.tau=0.25")
+    batch, (slow, _, _) = batch_of(cfg, env), agent.acting
+    before = [p.clone() for p in slow.parameters()]
+    agent.update(batch)
+    for old, mine, theirs in zip(before, slow.parameters(), agent.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, old.lerp(theirs, 0.25))
+    for mine, theirs in zip(slow.buffers(), agent.model.buffers(), strict=True):
+        assert torch.equal(mine, theirs)  # running statistics are facts, not weights
+
+
 def test_padding_of_a_window_changes_nothing_that_is_learned():
     cfg, env, agent = build("continuous")
     batch = batch_of(cfg, env)

@@ -176,10 +176,13 @@ def check(config: RunConfig) -> None:
     if agent.nstep > agent.window:
         text = f"agent.nstep={agent.nstep} is longer than agent.window={agent.window}"
         raise UserError(text, f"set agent.window={agent.nstep} or a smaller agent.nstep")
-    steps = config.worldmodel.get("rollout_steps", 0)
-    if isinstance(steps, int) and steps > agent.window:
-        text = f"worldmodel.rollout_steps={steps} is longer than agent.window={agent.window}"
-        raise UserError(text, f"set agent.window={steps} or worldmodel.rollout_steps={agent.window}")
+    steps, after = (config.worldmodel.get(*each) for each in (("rollout_steps", 0), ("rollout_after", 1)))
+    if isinstance(steps, int) and isinstance(after, int) and steps and steps + after - 1 > agent.window:
+        need = steps + after - 1
+        text = (
+            f"worldmodel.rollout_steps={steps} after {after} rows is longer than agent.window={agent.window}"
+        )
+        raise UserError(text, f"set agent.window={need} or a smaller worldmodel.rollout_steps")
     if agent.window >= replay.capacity // config.env.num:
         rows = replay.capacity // config.env.num
         text = f"a window of {agent.window} decisions does not fit the {rows} replay rows of one environment"

@@ -33,7 +33,7 @@ REGISTRY: dict[str, Mapping[str, Callable[..., Any]]] = {
     "target": TARGETS,
     "views": {name: partial(view) for name, view in VIEWS.items()},
 }
-SECTIONS = (*REGISTRY, "heads", "terms", "rollout_steps")
+SECTIONS = (*REGISTRY, "heads", "terms", "rollout_steps", "rollout_after")
 LIMITS = {"layers": 64, "context": 4096, "heads": 256, "bins": 4097}
 LARGEST = 65536  # no width, channel count or other size of ours is larger; a file that says so is damaged
 
@@ -44,8 +44,9 @@ def build(config: Any, shapes: Mapping[str, Any], *, seed: int | None = None) ->
     model = build_model(settings, shapes, seed=seed)
     target = _make("target", settings, {"encoder": model.encoder})
     view = VIEWS[_part("views", settings)[0]]
-    steps = settings.get("rollout_steps", 0)
-    _check("worldmodel.rollout_steps", steps, int)
+    rollout = {name: settings.get(name, low) for name, low in (("rollout_steps", 0), ("rollout_after", 1))}
+    for name, value in rollout.items():
+        _check(f"worldmodel.{name}", value, int)
     terms, weights = {}, {}
     for name, options in _section("terms", settings).items():
         terms[name], weights[name] = _term(name, options, model)
@@ -53,7 +54,7 @@ def build(config: Any, shapes: Mapping[str, Any], *, seed: int | None = None) ->
         raise ModelError(
             "worldmodel.terms is empty, so nothing would be learned; choose worldmodel/terms=mse"
         )
-    return Objective(model, target, terms, weights, view, steps)
+    return Objective(model, target, terms, weights, view, **rollout)
 
 
 def build_model(config: Any, shapes: Mapping[str, Any], *, seed: int | None = None) -> WorldModel:

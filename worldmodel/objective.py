@@ -19,7 +19,7 @@ ROLLOUT = (
 
 
 class Rollout(NamedTuple):
-    """Predictions 1..K steps after the first row, each made from the previous prediction."""
+    """Predictions 1..K steps ahead of the last row that was seen, each made from the previous prediction."""
 
     latents: Tensor  # B K D
     trunk: Tensor  # B K F
@@ -49,6 +49,7 @@ class Objective(nn.Module):
         weights: Mapping[str, float],
         views: ViewMaker = next_step,
         rollout_steps: int = 0,
+        rollout_after: int = 1,
     ) -> None:
         super().__init__()
         if terms.keys() != weights.keys():
@@ -67,6 +68,8 @@ class Objective(nn.Module):
         self.model, self.target = model, target
         self.terms, self.weights = dict(terms), dict(weights)
         self.views, self.rollout_steps = views, rollout_steps
+        # The rows that are graded: a chain of predictions starts from the belief of the row before the first.
+        self.rollout_rows = slice(rollout_after - 1, rollout_after - 1 + rollout_steps)
         # Terms with buffers (fixed projections) follow the objective to its device.
         self.term_modules = nn.ModuleList(term for term in terms.values() if isinstance(term, nn.Module))
 
@@ -100,27 +103,29 @@ class Objective(nn.Module):
         )
 
     def _rollout(self, views: Views, latents: Tensor, prediction: Tensor, trunk: Tensor) -> Rollout:
-        """Feed predictions back from the first row on, gradients through the chain: -> B K ..."""
-        model, first, steps = self.model, slice(0, 1), self.rollout_steps
-        if steps > views.query.shape[1]:
+        """Feed predictions back after the first rows, gradients through the chain: -> B K ..."""
+        model, rows = self.model, self.rollout_rows
+        if rows.stop > views.query.shape[1]:
             raise ModelError(
-                f"rollout_steps={steps} needs windows of at least {steps + 1} rows, not {latents.shape[1]}; "
-                "lengthen the windows or lower rollout_steps"
+                f"rollout_steps={self.rollout_steps} after {rows.start + 1} rows needs windows of at least "
+                f"{rows.stop + 1} rows, not {latents.shape[1]}; lengthen the windows or shorten the rollout"
             )
+        seen, start = slice(rows.start + 1), slice(rows.start, rows.start + 1)
         _, cache = model.aggregate(
-            latents[:, first],
-            views.prev_action[:, first],
-            views.is_first[:, first],
+            latents[:, seen],
+            views.prev_action[:, seen],
+            views.is_first[:, seen],
+            views.valid[:, seen],
             cache=model.start(len(latents)),
         )
-        predicted, trunks = [prediction[:, first]], [trunk[:, first]]
-        for step in range(1, steps):
+        predicted, trunks = [prediction[:, start]], [trunk[:, start]]
+        for step in range(rows.start + 1, rows.stop):
             taken, next_action = views.query[:, step - 1 : step], views.query[:, step : step + 1]
             belief, cache = model.aggregate(predicted[-1], taken, cache=cache)
             ahead = model.predict(belief, next_action)
             predicted.append(ahead.latent)
             trunks.append(ahead.trunk)
-        return Rollout(torch.cat(predicted, 1), torch.cat(trunks, 1), views.weight[:, :steps].cumprod(1))
+        return Rollout(torch.cat(predicted, 1), torch.cat(trunks, 1), views.weight[:, rows].cumprod(1))
 
     def grade(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Grade what `outputs` made of the batch: -> scalar loss and detached 0-d metrics."""
@@ -130,9 +135,9 @@ class Objective(nn.Module):
         graded = Graded(o.prediction, o.answer, o.trunk, weight=o.weight, **truth, **seen)
         ahead = graded
         if o.rollout is not None:
-            r, steps = o.rollout, self.rollout_steps
-            truth = {name: value[:, :steps] for name, value in truth.items()}
-            ahead = Graded(r.latents, o.answer[:, :steps], r.trunk, weight=r.weight, **truth, **seen)
+            r, rows = o.rollout, self.rollout_rows
+            truth = {name: value[:, rows] for name, value in truth.items()}
+            ahead = Graded(r.latents, o.answer[:, rows], r.trunk, weight=r.weight, **truth, **seen)
         loss, metrics = o.latents.new_zeros((), dtype=torch.float32), {}
         for name, term in self.terms.items():
             about = ahead if name.startswith(ROLLOUT) else graded

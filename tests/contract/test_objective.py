@@ -149,6 +149,20 @@ def test_the_rollout_feeds_predictions_back_and_starts_as_the_one_step_predictio
     torch.testing.assert_close(objective.outputs(batch).rollout.latents, ahead)
 
 
+def test_a_rollout_after_some_rows_begins_from_the_belief_they_make():
+    shapes = make_shapes(False)
+    config = compose_config("seq_jepa", "worldmodel.rollout_steps=2", "worldmodel.rollout_after=3")
+    objective, batch = build(config, shapes, seed=0), make_batch(shapes)
+    outputs, model = objective.outputs(batch), objective.model
+    ahead = outputs.rollout.latents
+    latents = torch.cat([outputs.latents[:, :3], ahead[:, :1]], 1)
+    beliefs, _ = model.aggregate(latents, batch["prev_action"][:, :4], batch["is_first"][:, :4])
+    expected = model.predict(beliefs[:, 2:], batch["prev_action"][:, 3:]).latent
+    torch.testing.assert_close(expected, ahead, atol=1e-5, rtol=1e-4)
+    batch["valid"][0, 4:] = False
+    assert objective.outputs(batch).rollout.weight[0].tolist() == [1, 0]
+
+
 def test_a_rollout_ends_with_its_episode():
     shapes = make_shapes(False)
     objective, batch = build(compose_config("seq_jepa"), shapes, seed=0), make_batch(shapes)

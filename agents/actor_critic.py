@@ -261,7 +261,7 @@ class ActorCritic:
                 values = self.judge_all(self.critic, belief).mean(0)
             value = (choice * values).sum(-1)
             rest = (choice * raw.log_softmax(-1)).sum(-1)  # negative entropy
-            distance = -(taken * raw.log_softmax(-1)).sum(-1)
+            distance = torch.zeros_like(value)  # every choice is compared: there is no slope to be misled by
         else:
             value = self.bins.mean(self.judge(self.critic, belief, choice, frozen=True)).mean(0)
             rest = raw.square().mean(-1)  # keeps tanh out of saturation

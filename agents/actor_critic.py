@@ -311,19 +311,21 @@ class ActorCritic:
             "acting_policy": self.acting.policy,
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight, not copied, by the name of its network and its own."""
+        return {f"{name}.{k}": v for name, m in self.modules().items() for k, v in m.state_dict().items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser and noise: all that a bit-exact continuation needs."""
-        weights = {f"{name}.{k}": v for name, m in self.modules().items() for k, v in m.state_dict().items()}
         return {
-            "weights": weights,
+            "weights": self.weights(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
         }
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Load the weights alone, as for evaluation."""
-        here = self.state_dict()["weights"]
-        shapes = [{name: value.shape for name, value in each.items()} for each in (here, weights)]
+        shapes = [{name: value.shape for name, value in each.items()} for each in (self.weights(), weights)]
         if shapes[0] != shapes[1]:
             odd = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
             text = f"these weights are of another agent: {odd[0]} and {len(odd) - 1} others do not fit"

@@ -133,6 +133,7 @@ def test_bench_prints_every_measurement(tell):
     assert code == 0, text
     rows = json.loads(text.strip().splitlines()[-1])
     assert {"env/raw", "env/collect", "sample", "act", "update", "update_over_floor", "plan"} <= rows.keys()
+    assert {"loop", "loop_over_parts"} <= rows.keys()
     assert all(value >= 0 for value in rows.values())
 
 

@@ -34,8 +34,13 @@ class Replay(ReplayBuffer):
         with self._replay_lock, self._write_lock:
             if not self.ring.reach:
                 raise RuntimeError("the replay is empty: collect before the first update")
-            start, info = self.draw.sample(self.ring, batch_size)
-            return self.ring.windows(start), {**info, "index": start}
+            rows = self.gather(*self.draw.propose(self.ring, batch_size))
+            index = rows["index"]
+            return TensorDict(rows, index.shape, device=self.ring.device), {"index": index[:, 0]}
+
+    def gather(self, *drawn: Tensor) -> dict[str, Tensor]:
+        """Gather windows with what the sampler drew -> B T ..."""
+        return self.ring.windows(self.draw.choose(self.ring, *drawn))
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None:
         """Set the priorities of sampled windows: `batch["index"]` B T or its first column B, B."""

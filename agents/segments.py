@@ -84,8 +84,8 @@ class Ring(Storage):
         follows = self.key.index_select(0, before) + 1 == key
         self.startable.index_copy_(0, before, follows)
 
-    def windows(self, start: Tensor) -> TensorDict:
-        """Gather the windows that begin at rows B, padded with their last valid row -> batch B T."""
+    def windows(self, start: Tensor) -> dict[str, Tensor]:
+        """Gather the windows that begin at rows B, padded with their last valid row: B -> B T ..."""
         column = start // self.rows * self.rows
         index = (start - column).unsqueeze(1) + self._offsets
         index = torch.where(index < self.rows, index, index - self.rows) + column.unsqueeze(1)
@@ -99,7 +99,7 @@ class Ring(Storage):
             name: field.index_select(0, flat).view(*shape, *field.shape[1:])
             for name, field in self.fields.items()
         }
-        return TensorDict({**batch, "valid": valid, "index": index}, batch_size=shape, device=self.device)
+        return {**batch, "valid": valid, "index": index}
 
     def since(self, written: Tensor) -> Tensor:
         """The stored rows that came after a former `written`, by column, oldest first -> M."""

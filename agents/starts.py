@@ -22,16 +22,25 @@ class UniformStarts(Sampler):
 
     def sample(self, storage: Ring, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
         """Draw start rows -> B."""
+        return self.choose(storage, *self.propose(storage, batch_size)), {}
+
+    def propose(self, storage: Ring, batch_size: int) -> tuple[Tensor, ...]:
+        """Draw what `choose` needs: random numbers, and what only the CPU knows -> M, 0-d."""
         device, reach = storage.device, storage.reach
         draws = torch.randint(
             reach * storage.columns, (batch_size * CANDIDATES,), generator=self.generator, device=device
         )
-        if reach < storage.rows:
-            draws = draws // reach * storage.rows + draws % reach
+        return draws, torch.full((), reach, device=device)  # grows, so a recording must not hold the number
+
+    def choose(self, storage: Ring, *drawn: Tensor) -> Tensor:
+        """Turn draws into start rows, without a number of its own, so that it can be captured -> B."""
+        draws, reach = drawn
+        batch_size = draws.shape[0] // CANDIDATES
+        draws = draws // reach * storage.rows + draws % reach
         # The b-th startable draw serves slot b: independent uniform draws, rejected without a loop or a sync.
         accepted = storage.startable.index_select(0, draws).cumsum(0)
-        slot = torch.arange(batch_size, device=device) % accepted[-1].clamp(min=1)
-        return draws.index_select(0, torch.searchsorted(accepted, slot + 1).clamp(max=len(draws) - 1)), {}
+        slot = torch.arange(batch_size, device=draws.device) % accepted[-1].clamp(min=1)
+        return draws.index_select(0, torch.searchsorted(accepted, slot + 1).clamp(max=len(draws) - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state."""
@@ -85,8 +94,8 @@ class PrioritizedStarts(UniformStarts):
         self.weight[start] = self.ring.startable[start] * weight
         self.highest = torch.maximum(self.highest, weight.max())
 
-    def sample(self, storage: Ring, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        """Draw start rows -> B."""
+    def propose(self, storage: Ring, batch_size: int) -> tuple[Tensor, ...]:
+        """Draw start rows -> B. Not to be captured: the sums over all rows grow with what arrives."""
         reach = storage.reach
         weight = self.weight.view(storage.columns, storage.rows)[:, :reach].double()
         if self.fade < 1:
@@ -97,7 +106,11 @@ class PrioritizedStarts(UniformStarts):
             * total[-1]
         )
         drawn = torch.searchsorted(total, aim, right=True).clamp(max=len(total) - 1)
-        return drawn // reach * storage.rows + drawn % reach, {}
+        return (drawn // reach * storage.rows + drawn % reach,)
+
+    def choose(self, storage: Ring, *drawn: Tensor) -> Tensor:
+        """Take the start rows as they were drawn -> B."""
+        return drawn[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state, the weights and the highest weight."""

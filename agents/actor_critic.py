@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from agents.capturing import Captured, capture
 from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
@@ -20,6 +21,7 @@ from worldmodel.heads import Bins
 # Chance per decision that a component of a random action is drawn anew: bodies hardly move under white noise.
 RENEWAL = 0.25
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
+READ = ("prev_action", "reward", "terminated", "is_first", "valid")  # by an update, beside observations
 
 
 class Carry(NamedTuple):
@@ -76,7 +78,9 @@ class ActorCritic:
             [{"params": group, "lr": rate} for group, rate in zip(self.groups, rates, strict=True)],
             weight_decay=cfg.weight_decay,
             fused=True,
+            capturable=device.type == "cuda",  # or it refuses to be captured
         )
+        self._learn = capture(self.learn, device, say, "the update", wanted=cfg.capture)
         self._losses = Compiled(self.losses, device, say, "the update") if cfg.compile else self.losses
         self._search = Compiled(self.search, device, say, "the planner") if cfg.compile else self.search
 
@@ -274,18 +278,29 @@ class ActorCritic:
         """Take one optimiser step on a batch B T; set batch["priority"], B T; return 0-d metrics."""
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
+        read = {key: batch.get(key) for key in (*self.model.observation_keys, *READ)}
+        priority, metrics = self._learn(read, noise)
+        batch.set("priority", priority[:, None].expand(batch.shape))
+        return metrics
+
+    def learn(self, batch: dict[str, Tensor], noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Observe, grade, descend and follow, with standard normals B T-n A: B T ... -> priority B, metrics.
+
+        It is captured: whatever changes from one update to the next is a tensor, and nothing waits for one.
+        """
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         noise = (noise * self.cfg.policy_noise).clamp(-self.cfg.noise_clip, self.cfg.noise_clip)
-        tensors: Any = dict(batch.to(self.device, non_blocking=True).items())
-        self.model.observe({key: tensors[key] for key in self.model.observation_keys})
-        loss, priority, metrics = self._losses(tensors, noise)
+        self.model.observe({key: batch[key] for key in self.model.observation_keys})
+        loss, priority, metrics = self._losses(batch, noise)
+        # To None, not zero: the backward pass then writes gradients to the recording's own memory instead of
+        # adding to what is there, and a replay repeats just that.
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, self.cfg.grad_clip, foreach=True) for group in self.groups]
         self.optimiser.step()
         self.track()
-        batch.set("priority", priority[:, None].expand(batch.shape))
         names = ("model", "critic", "policy")
-        return metrics | {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}
+        return priority, metrics | {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}
 
     @torch.no_grad()
     def track(self) -> None:
@@ -339,4 +354,8 @@ class ActorCritic:
         self.load_weights(state["weights"])
         # Copied: torch would go on with the very tensors it is given, shared with whoever else has them.
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        for group in self.optimiser.param_groups:  # of this device, not of the one that saved
+            group["capturable"] = self.optimiser.defaults["capturable"]
+        if isinstance(self._learn, Captured):
+            self._learn.forget()  # it would go on with the optimiser's former tensors
         self.generator.set_state(state["generator"].cpu())

@@ -51,6 +51,7 @@ NOT_TRAINING = {
     "env.workers",
     "env.timeout_s",
     "env.restarts",
+    "agent.capture",
     "trainer.frames",
     "trainer.eval_every",
     "trainer.eval_episodes",

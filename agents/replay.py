@@ -1,5 +1,6 @@
 """The replay buffer: TorchRL's interface over our own ring, forecast before it is built."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from agents import chunks, durable
+from agents.capturing import capture
 from agents.cli import UserError
 from agents.durable import CorruptError
 from agents.segments import ArrivalWriter, Ring
@@ -24,9 +26,20 @@ _RESERVED = {"prev_action", "reward", "terminated", "truncated", "is_first", "va
 class Replay(ReplayBuffer):
     """A TorchRL replay buffer whose samples are windows of arrivals, batch B T."""
 
-    def __init__(self, ring: Ring, writer: ArrivalWriter, sampler: UniformStarts, batch: int) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        writer: ArrivalWriter,
+        sampler: UniformStarts,
+        batch: int,
+        *,
+        captured: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> None:
         super().__init__(storage=ring, sampler=sampler, writer=writer, batch_size=batch, collate_fn=_as_is)
         self.ring, self.draw = ring, sampler
+        # The ring never moves in memory, so that a recording can read it.
+        self._gather = capture(self.gather, ring.device, say, "drawing batches", wanted=captured)
         self._saved = ring.written.clone()  # rows of each column that are on disk
         self._chunks: list[dict[str, Any]] = []
 
@@ -34,7 +47,7 @@ class Replay(ReplayBuffer):
         with self._replay_lock, self._write_lock:
             if not self.ring.reach:
                 raise RuntimeError("the replay is empty: collect before the first update")
-            rows = self.gather(*self.draw.propose(self.ring, batch_size))
+            rows = self._gather(*self.draw.propose(self.ring, batch_size))
             index = rows["index"]
             return TensorDict(rows, index.shape, device=self.ring.device), {"index": index[:, 0]}
 
@@ -140,6 +153,8 @@ def make_replay(
     dir: Path | None = None,
     seed: int = 0,
     expected: int | None = None,
+    captured: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Replay:
     """Build a replay of `capacity` rows once it is sure to fit; observation maps names to (shape, dtype).
 
@@ -172,7 +187,7 @@ def make_replay(
         draw = UniformStarts(generator)
     else:
         raise UserError(f"unknown replay.sampler={sampler!r}", "use uniform or prioritized")
-    return Replay(ring, ArrivalWriter(tuple(observation)), draw, batch)
+    return Replay(ring, ArrivalWriter(tuple(observation)), draw, batch, captured=captured, say=say)
 
 
 def forecast_bytes(observation: Fields, action_size: int, capacity: int) -> int:

@@ -90,6 +90,7 @@ class AgentConfig:
     planner: str = option("mppi", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update and the planner (minutes the first time)")
+    capture: bool = option(True, "record the update as one CUDA graph (GPU only)")
 
 
 @dataclass

@@ -107,6 +107,8 @@ class Session:
             fade=cfg.replay.fade,
             dir=self.path / "replay",
             seed=cfg.seed,
+            captured=cfg.agent.capture,
+            say=self.console.say,
         )
 
     # ---- hooks of the loop

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from agents import loop
+from agents.capturing import REHEARSALS, Captured
 from agents.collect import Alternating, collector
 from agents.floor import Products, interleaved_ms, median_ms
+from agents.launches import use
 from agents.replay import Replay, make_replay
 from agents.rollouts import EVALUATION_SEED
 from envs import EnvError, Spec, from_config, simulator_from_config
@@ -45,6 +47,7 @@ def build_replay(cfg: Any, spec: Spec, device: torch.device, *, envs: int, capac
         batch=cfg.agent.batch,
         storage=storage,
         device=device,
+        captured=cfg.agent.capture,
     )
 
 
@@ -208,18 +211,31 @@ def learning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator
     yield "act", act, "ms", "one environment, policy or planner as configured"
 
     batch = replay.sample().to(device)
+    configured, agent._learn = agent._learn, agent.learn  # launched piece by piece
     eager, agent._losses = agent._losses, agent.losses  # a compiled graph hides its products
     with Products() as products:
-        agent.update(batch.clone())
+        agent.update(batch)
     agent._losses = eager
-    for _ in range(3):
-        agent.update(batch.clone())
-    update, floor = interleaved_ms(
-        lambda: agent.update(batch.clone()), products.replay, rounds=30, device=device
-    )
-    yield "update", update, "ms", f"compile={str(cfg.agent.compile).lower()}"
-    yield "update/floor", floor, "ms", f"its {len(products.calls)} matrix products alone"
-    yield "update_over_floor", update / floor, "x", "lower is better; 1 is the floor"
+    yield from updating(cfg, agent, "update", batch, products, device)
+    agent._learn = configured
+    if isinstance(configured, Captured):
+        yield from updating(cfg, agent, "update_captured", batch, products, device)
+        spent = use(lambda: agent.update(replay.sample()), device)
+        about = f"windows drawn on {replay.ring.device}"
+        yield "update_captured/launches", spent.launches, "launches", f"per update, {about}"
+        yield "update_captured/busy", spent.busy * 100, "%", f"of the time a kernel runs, {about}"
+
+
+def updating(
+    cfg: Any, agent: Any, name: str, batch: Any, products: Products, device: torch.device
+) -> Iterator[Row]:
+    """An update beside its matrix products."""
+    for _ in range(REHEARSALS + 1):
+        agent.update(batch)
+    update, floor = interleaved_ms(lambda: agent.update(batch), products.replay, rounds=30, device=device)
+    yield name, update, "ms", f"compile={str(cfg.agent.compile).lower()}"
+    yield f"{name}/floor", floor, "ms", f"its {len(products.calls)} matrix products alone"
+    yield f"{name}_over_floor", update / floor, "x", "lower is better; 1 is the floor"
 
 
 def planning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:

@@ -113,9 +113,8 @@ class Captured:
         return self.function(*pytree.tree_unflatten(self._inputs, self._kind[0]))
 
     def _give_up(self, error: BaseException) -> Any:
-        while (
-            error.__context__ is not None
-        ):  # the end of a recording complains about what broke it, and hides it
+        # The end of a recording complains about what broke it, and hides it.
+        while error.__context__ is not None:
             error = error.__context__
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.say(

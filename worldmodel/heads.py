@@ -45,7 +45,9 @@ class Bins(nn.Module):
         p = logits.float().softmax(-1)
         half = p.shape[-1] // 2
         # Bins pair up as +-b: subtracting probabilities first cancels exactly what a plain sum would round.
-        return ((p[..., half + 1 :] - p[..., :half].flip(-1)) * self.values[half + 1 :]).sum(-1)
+        # Mirrored by index: torch 2.13 compiles the backward pass of a flipped slice on CPUs wrongly.
+        mirrored = p[..., torch.arange(half - 1, -1, -1, device=p.device)]
+        return ((p[..., half + 1 :] - mirrored) * self.values[half + 1 :]).sum(-1)
 
 
 class TwoHot(Bins):

@@ -20,6 +20,7 @@ from worldmodel.heads import Bins
 
 # Chance per decision that a component of a random action is drawn anew: bodies hardly move under white noise.
 RENEWAL = 0.25
+SWITCH = 0.04  # chance per decision that wandering begins or ends
 VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
 READ = ("prev_action", "reward", "terminated", "is_first", "valid")  # by an update, beside observations
 
@@ -30,6 +31,7 @@ class Carry(NamedTuple):
     cache: Any  # of the aggregator
     action: Tensor  # N A, the last one taken
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
+    wandering: Tensor  # N, whether exploration acts at random for a while
 
 
 class Mind(NamedTuple):
@@ -81,7 +83,10 @@ class ActorCritic:
             capturable=device.type == "cuda",  # or it refuses to be captured
         )
         self._learn = capture(self.learn, device, say, "the update", wanted=cfg.capture)
-        self._losses = Compiled(self.losses, device, say, "the update") if cfg.compile else self.losses
+        learners = (self.objective, self.critic, self.policy)
+        self._losses = (
+            Compiled(self.losses, device, say, "the update", learners) if cfg.compile else self.losses
+        )
         self._search = Compiled(self.search, device, say, "the planner") if cfg.compile else self.search
 
     # ---- acting
@@ -90,7 +95,8 @@ class ActorCritic:
         """An empty memory for `num` environments."""
         horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
         zeros = torch.zeros(num, self.actions, device=self.device)
-        return Carry(self.model.start(num), zeros, zeros[:, None].expand(-1, horizon, -1).clone())
+        plan = zeros[:, None].expand(-1, horizon, -1).clone()
+        return Carry(self.model.start(num), zeros, plan, zeros.new_zeros(num, dtype=torch.bool))
 
     @torch.no_grad()
     def act(
@@ -105,26 +111,37 @@ class ActorCritic:
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
             proposal, plan = self.plan(State(belief, cache), warm, generator, compiled=explore)
+        wandering = carry.wandering
         if explore:
             noise = torch.randn(proposal.shape, generator=generator, device=self.device)
             action = self._explore(proposal, noise)
+            wandering = self._wander(first, wandering, generator)
+            action = torch.where(wandering[:, None], self._lasting(first, carry.action, generator), action)
         else:
             action = self._greedy(proposal)
-        return Carry(cache, action, plan), action
+        return Carry(cache, action, plan, wandering), action
 
     @torch.no_grad()
     def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:
         """Choose uniformly random actions that last, for the warm-up, and remember what was seen: -> N A."""
         first, _, cache = self._believe(carry, obs)
-        n = carry.action.shape[0]
-        if self.discrete:
-            draw = torch.randint(self.actions, (n,), generator=self.generator, device=self.device)
-            action = F.one_hot(draw, self.actions).float()
-        else:
-            draws = torch.rand((2, n, self.actions), generator=self.generator, device=self.device)
-            renew = first[:, None] | (draws[1] < RENEWAL)
-            action = torch.where(renew, draws[0] * 2 - 1, carry.action)
+        action = self._lasting(first, carry.action, self.generator)
         return carry._replace(cache=cache, action=action), action
+
+    def _lasting(self, first: Tensor, previous: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniformly random actions whose components are renewed now and then: N, N A -> N A."""
+        if self.discrete:
+            draw = torch.randint(self.actions, first.shape, generator=generator, device=self.device)
+            return F.one_hot(draw, self.actions).float()
+        draws = torch.rand((2, *previous.shape), generator=generator, device=self.device)
+        renew = first[:, None] | (draws[1] < RENEWAL)
+        return torch.where(renew, draws[0] * 2 - 1, previous)
+
+    def _wander(self, first: Tensor, wandering: Tensor, generator: torch.Generator) -> Tensor:
+        """Say who acts at random for a while: often as long as nothing is worth anything: N, N -> N."""
+        draws = torch.rand((2, *first.shape), generator=generator, device=self.device)
+        chance = self.cfg.wander * torch.exp(-self.acting.critic.scale)
+        return torch.where(first | (draws[0] < SWITCH), draws[1] < chance, wandering)
 
     def _believe(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
         """Add what N environments see now to their memories: -> episode begins N, belief N W, memory."""
@@ -298,6 +315,7 @@ class ActorCritic:
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, self.cfg.grad_clip, foreach=True) for group in self.groups]
         self.optimiser.step()
+        self.critic.scale.lerp_(metrics["value/scale"], self.cfg.tau)
         self.track()
         names = ("model", "critic", "policy")
         return priority, metrics | {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}

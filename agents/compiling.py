@@ -1,12 +1,19 @@
-"""torch.compile where the machine can, and plain PyTorch with one notice where it cannot."""
+"""torch.compile where the machine can, and plain PyTorch with one notice where it cannot.
+
+A compiler can be wrong without a word: torch 2.13 gets the gradient through a flipped slice wrong on CPUs.
+What learns is therefore compared with the plain function once, before it is trusted.
+"""
 
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+INSTALL = "apt-get install g++ python3-dev"
 
 
 def missing_compiler(device: torch.device) -> str | None:
@@ -19,13 +26,54 @@ def missing_compiler(device: torch.device) -> str | None:
     return f"there is no C++ compiler ({asked or 'g++'})"
 
 
+def wrong_gradients(
+    plain: Callable[..., Any], compiled: Callable[..., Any], args: Sequence[Any], modules: Sequence[nn.Module]
+) -> str | None:
+    """Compare the gradients of both functions' first result for the weights: None, or what differs.
+
+    The weights are shaken for it (fresh ones have zeros that hide errors), and everything is put back.
+    """
+    named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
+    weights = [weight for _, weight in named]
+    touched: list[Tensor] = [*weights, *(b for module in modules for b in module.buffers())]
+    kept = [tensor.detach().clone() for tensor in touched]
+    generator = torch.Generator(weights[0].device).manual_seed(0)
+    gradients = []
+    try:
+        with torch.no_grad():
+            for weight in weights:
+                weight += 0.05 * torch.randn(weight.shape, generator=generator, device=weight.device)
+        for function in (plain, compiled):
+            gradients.append(torch.autograd.grad(function(*args)[0], weights, allow_unused=True))
+    finally:
+        with torch.no_grad():
+            for tensor, before in zip(touched, kept, strict=True):
+                tensor.copy_(before)
+    for (name, _), true, ours in zip(named, *gradients, strict=True):
+        if true is None or ours is None:
+            wrong = true is not ours
+        else:
+            wrong = bool((true - ours).norm() > 0.01 * true.norm() + 1e-6)
+        if wrong:
+            return f"torch {torch.__version__} compiles the gradient of {name} wrongly"
+    return None
+
+
 class Compiled:
-    """A function that compiles itself on its first call, and stays as it is if that fails."""
+    """A function that compiles itself on its first call, and stays as it is if that fails.
+
+    With `learns`, modules that descend on its first result, wrong gradients are a failure too.
+    """
 
     def __init__(
-        self, function: Callable[..., Any], device: torch.device, say: Callable[[str], None], what: str
+        self,
+        function: Callable[..., Any],
+        device: torch.device,
+        say: Callable[[str], None],
+        what: str,
+        learns: Sequence[nn.Module] = (),
     ) -> None:
-        self.plain, self.say, self.what = function, say, what
+        self.plain, self.say, self.what, self.learns = function, say, what, learns
         self.device, self.run = device, function
         self.tried = False
         self.reason = missing_compiler(device)
@@ -40,7 +88,7 @@ class Compiled:
         from torch._dynamo.exc import BackendCompilerFailed
         from torch._inductor.exc import InductorError
 
-        self.tried = True
+        self.tried, fix = True, INSTALL
         if self.reason is None:
             self.say(f"compiling {self.what}: a minute or two the first time, seconds after that")
             # Some 200 kernels called from C++ instead of Python: a planned decision takes 4.2 ms, not 5.9.
@@ -49,12 +97,16 @@ class Compiled:
             try:
                 with warnings.catch_warnings():  # torch's remarks on its own insides
                     warnings.simplefilter("ignore", FutureWarning)
-                    return self.run(*args)
+                    if self.learns:
+                        self.reason = wrong_gradients(self.plain, self.run, args, self.learns)
+                    if self.reason is None:
+                        return self.run(*args)
+                fix = "install another version of torch"
             except (BackendCompilerFailed, InductorError) as error:
                 self.reason = str(error).strip().splitlines()[0]
         self.say(
             f"{self.what} runs uncompiled and slower: {self.reason}\n"
-            "  fix: apt-get install g++ python3-dev, or agent.compile=false to keep it so without a notice"
+            f"  fix: {fix}, or agent.compile=false to keep it so without a notice"
         )
         self.run = self.plain
         return self.run(*args)

@@ -15,6 +15,10 @@ class Ensemble(nn.Module):
     def __init__(self, members: int, inputs: int, hidden: int, layers: int, outputs: int) -> None:
         super().__init__()
         self.members = members
+        self.scale: Tensor
+        self.register_buffer(
+            "scale", torch.zeros(())
+        )  # mean absolute value of what is learned from, an average
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         sizes = [inputs, *[hidden] * layers, outputs]
         for k, (wide, narrow) in enumerate(pairwise(sizes)):

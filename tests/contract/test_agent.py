@@ -265,3 +265,27 @@ def test_random_actions_cover_the_range_and_last():
     assert first.abs().min() > 0  # nothing lasts from before the episode
     assert abs(drawn.std() - 3**-0.5) < 0.02  # uniform over [-1, 1]
     assert abs((drawn[1:] == drawn[:-1]).float().mean() - 0.75) < 0.02
+
+
+@pytest.mark.parametrize("case", ["continuous", "discrete"])
+def test_exploration_wanders_until_something_is_worth_something(case):
+    _, env, agent = build(case)
+    start = observation(env) | {"is_init": torch.ones(3, 1, dtype=torch.bool)}
+    seen = {key: value[:1].expand(2000, *value.shape[1:]) for key, value in start.items()}
+    for scale, share in ((0.0, 0.5), (50.0, 0.0)):
+        agent.acting.critic.scale.fill_(scale)
+        carry, _ = agent.act(agent.start(2000), seen, explore=True)
+        assert abs(carry.wandering.float().mean() - share) < 0.05
+    agent.acting.critic.scale.zero_()
+    carry, _ = agent.act(agent.start(2000), seen, explore=True)
+    seen["is_init"] = torch.zeros(2000, 1, dtype=torch.bool)
+    later, _ = agent.act(carry, seen, explore=True)
+    assert (later.wandering == carry.wandering).float().mean() > 0.95  # for a while, not for a moment
+
+
+def test_an_update_moves_the_scale_that_ends_the_wandering():
+    cfg, env, agent = build("continuous")
+    for _ in range(3):
+        agent.update(batch_of(cfg, env))
+    assert agent.critic.scale > 0
+    assert torch.equal(agent.acting.critic.scale, agent.critic.scale)

@@ -1,8 +1,11 @@
 """Without a compiler, or with a broken one, the update runs as it is and says so once."""
 
+import pytest
 import torch
+import torch._inductor.config  # it reads CXX when it is imported
 
-from agents.compiling import Compiled
+from agents.compiling import Compiled, wrong_gradients
+from worldmodel.heads import Bins
 
 
 def test_a_machine_without_a_compiler_runs_the_plain_function_with_one_notice(monkeypatch):
@@ -35,3 +38,42 @@ def test_a_compilation_that_fails_falls_back_but_an_error_of_the_function_does_n
     except ZeroDivisionError:
         return
     raise AssertionError("an error of the function itself must reach the caller")
+
+
+def test_a_compiler_with_wrong_gradients_is_found_out_and_nothing_is_left_changed(monkeypatch):
+    monkeypatch.setattr("agents.compiling.missing_compiler", lambda device: None)
+    layer = torch.nn.Linear(3, 1)
+    torch.nn.init.zeros_(layer.weight)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+
+    def loss(x):
+        return layer(x).square().mean(), "the rest"
+
+    def liar(x):
+        return layer(x).detach().square().mean() + 0 * layer(x).mean(), "the rest"
+
+    x = torch.randn(4, 3)
+    for result, reason in ((loss, None), (liar, "gradient of weight")):
+        monkeypatch.setattr(torch, "compile", lambda function, result=result, **_: result)
+        said = []
+        compiled = Compiled(loss, torch.device("cpu"), said.append, "it", [layer])
+        assert torch.equal(compiled(x)[0], loss(x)[0])
+        assert compiled.run is loss
+        assert any(reason in line for line in said) if reason else len(said) == 1
+        assert "another version of torch" in said[-1] if reason else True
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_expectation_over_bins_has_the_same_gradient_compiled():
+    class Values(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits, self.bins = torch.nn.Parameter(torch.randn(8, 51)), Bins(51, limit=8.5)
+
+        def forward(self):
+            return (self.bins.mean(self.logits).sum(),)
+
+    values = Values()
+    compiled = torch.compile(values.forward, fullgraph=True, dynamic=False)
+    assert wrong_gradients(values.forward, compiled, (), [values]) is None

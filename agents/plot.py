@@ -145,7 +145,7 @@ def draw(
     from matplotlib.figure import Figure
 
     envs = sorted({curve.env for curve in curves})
-    methods = list(dict.fromkeys(curve.method for curve in [*curves, *baselines]))
+    labels = _labels([*curves, *baselines])
     columns = min(3, len(envs))
     rows = -(-len(envs) // columns)
     style: Any = {
@@ -155,7 +155,7 @@ def draw(
         "axes.spines.right": False,
     }
     with rc_context(style):
-        legend = 0.2 * -(-len(methods) // (columns + 1))
+        legend = 0.2 * -(-len(labels) // (columns + 1))
         size = (0.9 + 4.4 * columns, 0.4 + 3.1 * rows + legend)
         figure = Figure(figsize=size, dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
@@ -166,7 +166,7 @@ def draw(
                 continue
             for kind, dashed in ((curves, False), (baselines, True)):
                 here = [curve for curve in kind if curve.env == envs[index]]
-                _draw_panel(axes, here, methods, x, statistic, dashed)
+                _draw_panel(axes, here, labels, x, statistic, dashed)
             _finish_panel(axes, envs[index], metric, x, first=index % columns == 0)
         lines: dict[str, Any] = {}
         for axes in grid.flat:
@@ -179,17 +179,16 @@ def draw(
 
 
 def _draw_panel(
-    axes: Any, curves: "Sequence[Curve]", methods: list[str], x: str, statistic: str, dashed: bool
+    axes: Any, curves: "Sequence[Curve]", labels: dict[str, str], x: str, statistic: str, dashed: bool
 ) -> None:
     for method in dict.fromkeys(curve.method for curve in curves):
         same = [curve for curve in curves if curve.method == method]
         where, values = align(same, x)
         centre, low, high = band(values, statistic)
-        colour = COLOURS[methods.index(method) % len(COLOURS)]
-        seeds = _seeds(same, len(values))
+        colour = COLOURS[list(labels).index(method) % len(COLOURS)]
         look = {
             "color": colour,
-            "label": f"{method}  ({seeds})",
+            "label": labels[method],
             "linewidth": 1.6,
             "linestyle": "--" if dashed else "-",
         }
@@ -205,11 +204,20 @@ def _draw_panel(
             axes.fill_between(where, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
-def _seeds(curves: "Sequence[Curve]", count: int) -> str:
-    """Say how many seeds a line stands for; what others published comes as a mean, with seed -1."""
-    if any(curve.seed < 0 for curve in curves):
-        return "published"
-    return f"{count} seed{'s' if count > 1 else ''}"
+def _labels(curves: "Sequence[Curve]") -> dict[str, str]:
+    """Name every method with its number of seeds; what others published comes as a mean, with seed -1."""
+    seeds: dict[str, dict[str, int]] = {}
+    for curve in curves:
+        panels = seeds.setdefault(curve.method, {})
+        panels[curve.env] = panels.get(curve.env, 0) + 1
+    published = {curve.method for curve in curves if curve.seed < 0}
+    labels = {}
+    for method, panels in seeds.items():
+        few, many = min(panels.values()), max(panels.values())
+        count = f"{few} to {many}" if few < many else f"{many}"
+        what = "published" if method in published else f"{count} seed{'s' if many > 1 else ''}"
+        labels[method] = f"{method}  ({what})"
+    return labels
 
 
 def _finish_panel(axes: Any, env: str, metric: str, x: str, *, first: bool) -> None:

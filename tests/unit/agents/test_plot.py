@@ -148,3 +148,10 @@ def test_an_evidence_file_with_other_columns_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="lacks the columns experiment"):
         read_evidence(tmp_path / "x.csv")
+
+
+def test_a_method_has_one_legend_entry_however_many_seeds_each_panel_has(tmp_path):
+    for env, seed in (("one", 0), ("two", 0), ("two", 1)):
+        make_run(tmp_path, env=env, seed=seed)
+    (label,) = plot._labels(curves_of(read_runs([f"{tmp_path}/*/*"]), "eval/return")).values()
+    assert label.endswith("(1 to 2 seeds)")

@@ -64,6 +64,14 @@ def test_a_compiler_with_wrong_gradients_is_found_out_and_nothing_is_left_change
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
+def test_dropout_is_neither_compared_nor_drawn_from():
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Dropout(0.5))
+    before = torch.get_rng_state()
+    functions = [lambda: (layer(torch.ones(4, 3)).sum(),)] * 2
+    assert wrong_gradients(*functions, (), [layer]) is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.slow
 def test_the_expectation_over_bins_has_the_same_gradient_compiled():
     class Values(torch.nn.Module):

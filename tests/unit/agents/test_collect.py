@@ -68,7 +68,7 @@ def test_the_batches_kept_by_the_caller_do_not_change():
 
 
 def test_a_new_episode_forgets_the_one_before():
-    _, agent, _ = attached("agent=policy", "agent.explore_noise=0")
+    _, agent, _ = attached("agent=policy", "agent.explore_noise=0", "agent.wander=0")
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():  # an untrained agent ignores its memory
         for weight in (*agent.acting.model.parameters(), *agent.acting.policy.parameters()):
@@ -122,7 +122,9 @@ def test_planning_needs_the_critics_weights_too():
 
 @pytest.fixture(scope="module")
 def beside():
-    source, agent, cfg = attached("trainer.collector=async", "agent=policy", env="toy_identity")
+    source, agent, cfg = attached(
+        "trainer.collector=async", "agent=policy", "agent.wander=0", env="toy_identity"
+    )
     assert not source.restore({"episodes": [3, 5]})
     source.start()
     yield source, agent, cfg

@@ -138,7 +138,7 @@ class ActorCritic:
         return torch.where(renew, draws[0] * 2 - 1, previous)
 
     def _wander(self, first: Tensor, wandering: Tensor, generator: torch.Generator) -> Tensor:
-        """Say who acts at random for a while: often as long as nothing is worth anything: N, N -> N."""
+        """Choose who acts at random for a while, the fewer the more values are known: N, N -> N."""
         draws = torch.rand((2, *first.shape), generator=generator, device=self.device)
         chance = self.cfg.wander * torch.exp(-self.acting.critic.scale)
         return torch.where(first | (draws[0] < SWITCH), draws[1] < chance, wandering)

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-INSTALL = "apt-get install g++ python3-dev"
-
 
 def missing_compiler(device: torch.device) -> str | None:
     """Say why the update cannot be compiled here, or None."""
@@ -91,7 +89,7 @@ class Compiled:
         from torch._dynamo.exc import BackendCompilerFailed
         from torch._inductor.exc import InductorError
 
-        self.tried, fix = True, INSTALL
+        self.tried, fix = True, "apt-get install g++ python3-dev"
         if self.reason is None:
             self.say(f"compiling {self.what}: a minute or two the first time, seconds after that")
             # Some 200 kernels called from C++ instead of Python: a planned decision takes 4.2 ms, not 5.9.

@@ -17,9 +17,6 @@ from torchrl.data.replay_buffers.storages import Storage
 from torchrl.data.replay_buffers.writers import Writer
 
 EMPTY = -(2**62)  # a key no arithmetic on real keys reaches
-CANDIDATES = (
-    4  # draws per slot of a batch; at least half are startable in practice, so 4 leave nothing to chance
-)
 FLAGS = ("terminated", "truncated", "is_first")
 
 

@@ -52,15 +52,19 @@ def test_a_compiler_with_wrong_gradients_is_found_out_and_nothing_is_left_change
     def liar(x):
         return layer(x).detach().square().mean() + 0 * layer(x).mean(), "the rest"
 
+    def honest(x):
+        return loss(x)
+
     x = torch.randn(4, 3)
-    for result, reason in ((loss, None), (liar, "gradient of weight")):
+    for result, kept in ((honest, honest), (liar, loss)):
         monkeypatch.setattr(torch, "compile", lambda function, result=result, **_: result)
         said = []
         compiled = Compiled(loss, torch.device("cpu"), said.append, "it", [layer])
         assert torch.equal(compiled(x)[0], loss(x)[0])
-        assert compiled.run is loss
-        assert any(reason in line for line in said) if reason else len(said) == 1
-        assert "another version of torch" in said[-1] if reason else True
+        assert compiled.run is kept
+        assert len(said) == (1 if kept is honest else 2)
+    assert "gradient of weight" in said[-1]
+    assert "another version of torch" in said[-1]
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 

@@ -11,6 +11,14 @@ from .errors import ModelError
 from .views import Views
 
 
+# The schedules of a moving target, and what their `steps` are.
+SCHEDULES = {
+    "constant": "",
+    "cosine": "the number of updates until tau reaches 1",
+    "interval": "the number of updates between two copies",
+}
+
+
 class Target(nn.Module):
     """Answer without gradient; update() is called once after every optimiser step."""
 
@@ -60,7 +68,8 @@ class Moving(Target):
     """Answer with an exponential moving average of the encoder's parameters.
 
     batch_stats="copied" normalises with the online encoder's tracked statistics, "own" with the target's own
-    batches (the paper's form). `steps` is the length of the cosine schedule in updates.
+    batches (the paper's form). `steps` counts updates: the length of a cosine schedule, or how often an
+    interval schedule copies the encoder as it is; only a constant and a cosine schedule read `tau`.
     """
 
     step: Tensor
@@ -75,10 +84,10 @@ class Moving(Target):
         batch_stats: str = "copied",
     ) -> None:
         super().__init__()
-        if schedule not in ("constant", "cosine"):
-            raise ModelError(f"target schedule={schedule!r} is unknown; choose constant or cosine")
-        if schedule == "cosine" and steps < 1:
-            raise ModelError("target schedule=cosine needs steps, the number of updates until tau reaches 1")
+        if schedule not in SCHEDULES:
+            raise ModelError(f"target schedule={schedule!r} is unknown; choose {', '.join(SCHEDULES)}")
+        if SCHEDULES[schedule] and steps < 1:
+            raise ModelError(f"target schedule={schedule} needs steps, {SCHEDULES[schedule]}")
         if batch_stats not in ("copied", "own"):
             raise ModelError(f"target batch_stats={batch_stats!r} is unknown; choose copied or own")
         if not 0 <= tau <= 1:
@@ -97,6 +106,8 @@ class Moving(Target):
         """Say how much of the target the next update keeps, as a 0-d tensor."""
         if self._schedule == "constant":
             return torch.full_like(self.step, self._tau, dtype=torch.float64)
+        if self._schedule == "interval":
+            return ((self.step + 1) % self._steps > 0).double()
         phase = (self.step.clamp(max=self._steps).double() / self._steps * torch.pi).cos()
         return 1.0 - (1.0 - self._tau) * (phase + 1.0) / 2.0
 

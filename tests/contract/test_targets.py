@@ -15,6 +15,7 @@ CASES = {
     "frozen": {"name": "frozen"},
     "constant": {"name": "moving", "tau": 0.9},
     "cosine": {"name": "moving", "tau": 0.9, "schedule": "cosine", "steps": 10},
+    "interval": {"name": "moving", "schedule": "interval", "steps": 3},
     "own statistics": {"name": "moving", "tau": 0.9, "batch_stats": "own"},
 }
 SHAPES = {
@@ -120,7 +121,8 @@ def test_only_update_moves_a_target(case):
     objective(batch)
     still = answer(objective, batch)
     assert torch.equal(before, still) is (case != "online")
-    objective.target.update()
+    for _ in range(3 if case == "interval" else 1):
+        objective.target.update()
     after = answer(objective, batch)
     assert torch.equal(still, after) is (case in ("online", "frozen"))
 
@@ -142,6 +144,17 @@ def test_an_update_is_the_weighted_mean_of_old_and_new(case):
             torch.testing.assert_close(a, tau * b + (1 - tau) * c)
             if case == "cosine" and step >= 10:
                 assert torch.equal(a, b)
+
+
+def test_an_interval_target_is_a_copy_taken_now_and_then():
+    objective = make_objective(CASES["interval"])
+    target, model, copied = objective.target, objective.model, []
+    for _ in range(7):
+        move(model)
+        target.update()
+        pairs = zip(target.encoder.parameters(), model.encoder.parameters(), strict=True)
+        copied.append(all(torch.equal(a, b) for a, b in pairs))
+    assert copied == [False, False, True, False, False, True, False]
 
 
 @pytest.mark.parametrize("case", CASES)

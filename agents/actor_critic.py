@@ -14,6 +14,7 @@ from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, choose, mppi
+from agents.precision import choose_precision
 from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State, WorldModel
 from worldmodel.heads import Bins
@@ -82,6 +83,7 @@ class ActorCritic:
             fused=True,
             capturable=device.type == "cuda",  # or it refuses to be captured
         )
+        self.precision = choose_precision(cfg.precision, cfg.batch * cfg.window, cfg.hidden, device)
         self._learn = capture(self.learn, device, say, "the update", wanted=cfg.capture)
         learners = (self.objective, self.critic, self.policy)
         self._losses = (
@@ -243,6 +245,11 @@ class ActorCritic:
 
     def losses(self, batch: dict[str, Tensor], noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """World-model, critic and policy loss in one graph: B T ... -> loss, priority B, metrics."""
+        # Weights, targets and whatever adds up or divides stays in float32; acting has no part in this.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self._grade(batch, noise)
+
+    def _grade(self, batch: dict[str, Tensor], noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         outputs = self.objective.outputs(batch)
         loss, metrics = self.objective.grade(outputs, batch)
         belief = outputs.beliefs.detach()
@@ -354,6 +361,7 @@ class ActorCritic:
             "weights": self.weights(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
+            "precision": self.precision,
         }
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
@@ -370,6 +378,7 @@ class ActorCritic:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly from `state`."""
         self.load_weights(state["weights"])
+        self.precision = state["precision"]
         # Copied: torch would go on with the very tensors it is given, shared with whoever else has them.
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         for group in self.optimiser.param_groups:  # of this device, not of the one that saved

@@ -93,6 +93,11 @@ class AgentConfig:
     planner: str = option("mppi", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update and the planner (minutes the first time)")
+    precision: str = option(
+        "auto",
+        "what the update multiplies in; auto measures it once",
+        choices=("auto", "float32", "bfloat16"),
+    )
     capture: bool = option(True, "record the update as one CUDA graph (GPU only)")
 
 

@@ -158,6 +158,7 @@ class Session:
         live = {
             "optimiser": agent["optimiser"],
             "noise": agent["generator"],
+            "precision": agent["precision"],
             **self.source.state(),
             "randomness": randomness.state(),
             "replay": self.replay.state_tensors(),
@@ -209,7 +210,12 @@ class Session:
         # Another number of threads may round differently, so the run keeps the one it began with.
         self.threads = set_threads(state["threads"])
         self.agent.load_state_dict(
-            {"weights": saved.tensors["weights"], "optimiser": live["optimiser"], "generator": live["noise"]}
+            {
+                "weights": saved.tensors["weights"],
+                "optimiser": live["optimiser"],
+                "generator": live["noise"],
+                "precision": live["precision"],
+            }
         )
         self.progress = loop.Progress.restored(state["progress"])
         if not self.source.restore(live):

@@ -10,7 +10,6 @@ from .encoders import Encoder
 from .errors import ModelError
 from .views import Views
 
-
 # The schedules of a moving target, and what their `steps` are.
 SCHEDULES = {
     "constant": "",

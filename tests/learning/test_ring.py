@@ -11,11 +11,11 @@ from envs import make_batch
 DISCOUNT = 0.8
 
 
-def trained(end: str, updates: int):
+def trained(end: str, updates: int, precision: str):
     """An agent trained off-policy on random steps around a ring of six places, and what it thinks of each."""
     settings = ["env=toy_ring", "trainer=debug", "agent.batch=64", "agent.window=1", "agent.nstep=1"]
     settings += [f"agent.discount={DISCOUNT}", "agent.hidden=64", "agent.tau=0.05", "agent.bins=51"]
-    settings += ["agent.policy_regulariser=1e-4"]
+    settings += ["agent.policy_regulariser=1e-4", f"agent.precision={precision}"]
     settings += ["worldmodel/terms=mse", "worldmodel/aggregator=none", "worldmodel.encoder.hidden=[32]"]
     settings += ["worldmodel.encoder.latent=32", "worldmodel.predictor.hidden=[32]"]
     cfg = load_config(settings)
@@ -40,12 +40,14 @@ def trained(end: str, updates: int):
         return agent.judge_all(agent.critic, belief[:, 0])
 
 
-@pytest.mark.parametrize("end", ["terminate", "truncate"])
-def test_critics_converge_to_the_optimal_values(end):
+@pytest.mark.parametrize(
+    ("end", "precision"), [("terminate", "float32"), ("truncate", "float32"), ("truncate", "bfloat16")]
+)
+def test_critics_converge_to_the_optimal_values(end, precision):
     from envs.toy import Ring
 
     exact = torch.as_tensor(Ring(end=end).optimal_q(DISCOUNT), dtype=torch.float32)
-    values = trained(end, updates=1200)
+    values = trained(end, 1200, precision)
     visited = slice(1, None) if end == "terminate" else slice(None)  # nothing is ever done in a final place
     error = (values[:, visited] - exact[visited]).abs().max().item()
     assert error < 1e-2

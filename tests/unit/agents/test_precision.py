@@ -1,0 +1,66 @@
+"""bfloat16 where it was asked for or is faster, in the update alone; a run keeps what it began with."""
+
+import pytest
+import torch
+
+from agents.precision import choose_precision, measured_ms
+from tests.contract.test_agent import batch_of, build, observation
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("plain", "short", "chosen"), [(2.0, 1.0, "bfloat16"), (1.1, 1.0, "float32"), (1.0, 12.0, "float32")]
+)
+def test_auto_takes_what_is_clearly_faster_here(monkeypatch, plain, short, chosen):
+    monkeypatch.setattr("agents.precision.measured_ms", lambda *_: (plain, short))
+    assert choose_precision("auto", 256, 256, CPU) == chosen
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_not_measured(monkeypatch, wanted):
+    monkeypatch.delattr("agents.precision.measured_ms")
+    assert choose_precision(wanted, 256, 256, CPU) == wanted
+
+
+def test_measuring_leaves_the_random_numbers_alone():
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    assert all(ms > 0 for ms in measured_ms(8, 8, CPU))
+    assert torch.equal(torch.rand(4), wanted)
+
+
+@pytest.mark.parametrize("case", ["continuous", "discrete"])
+def test_an_update_in_bfloat16_descends_the_same_slope_and_keeps_float32_weights(case):
+    slopes = []
+    for precision in ("float32", "bfloat16"):
+        cfg, env, agent = build(case, f"agent.precision={precision}")
+        torch.manual_seed(1)
+        with torch.no_grad():  # fresh networks have zeros that hide most gradients
+            for parameter in (*agent.model.parameters(), *agent.critic.parameters()):
+                parameter += 0.05 * torch.randn_like(parameter)
+        batch = batch_of(cfg, env)
+        metrics = agent.update(batch)
+        assert all(value.isfinite() for value in metrics.values())
+        assert all(weight.dtype != torch.bfloat16 for weight in agent.weights().values())
+        slopes.append(
+            torch.cat([p.grad.flatten() for group in agent.groups for p in group if p.grad is not None])
+        )
+    assert torch.cosine_similarity(*slopes, dim=0) > 0.98
+    assert not torch.equal(*slopes)
+
+
+def test_acting_is_in_float32_whatever_the_update_is():
+    actions = []
+    for precision in ("float32", "bfloat16"):
+        _, env, agent = build("continuous, planned", f"agent.precision={precision}")
+        actions.append(agent.act(agent.start(3), observation(env), explore=False)[1])
+    assert torch.equal(*actions)
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_began_with():
+    _, _, agent = build("continuous", "agent.precision=bfloat16")
+    _, _, other = build("continuous", "agent.precision=float32")
+    other.load_state_dict(agent.state_dict())
+    assert other.precision == "bfloat16"

@@ -14,7 +14,7 @@ from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, choose, mppi
-from agents.precision import choose_precision
+from agents.precision import ROUNDING, choose_precision
 from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State, WorldModel
 from worldmodel.heads import Bins
@@ -87,7 +87,9 @@ class ActorCritic:
         self._learn = capture(self.learn, device, say, "the update", wanted=cfg.capture)
         learners = (self.objective, self.critic, self.policy)
         self._losses = (
-            Compiled(self.losses, device, say, "the update", learners) if cfg.compile else self.losses
+            Compiled(self.losses, device, say, "the update", learners, lambda: ROUNDING[self.precision])
+            if cfg.compile
+            else self.losses
         )
         self._search = Compiled(self.search, device, say, "the planner") if cfg.compile else self.search
 

@@ -25,9 +25,15 @@ def missing_compiler(device: torch.device) -> str | None:
 
 
 def wrong_gradients(
-    plain: Callable[..., Any], compiled: Callable[..., Any], args: Sequence[Any], modules: Sequence[nn.Module]
+    plain: Callable[..., Any],
+    compiled: Callable[..., Any],
+    args: Sequence[Any],
+    modules: Sequence[nn.Module],
+    tolerance: float = 0.01,
 ) -> str | None:
     """Compare the gradients of both functions' first result for the weights: None, or what differs.
+
+    `tolerance` is relative to a weight's gradient, or to a hundredth of all if its own is smaller.
 
     The weights are shaken for it (fresh ones have zeros that hide errors), and everything is put back. With
     dropout there is nothing to compare: compiled, it draws other random numbers.
@@ -50,11 +56,12 @@ def wrong_gradients(
         with torch.no_grad():
             for tensor, before in zip(touched, kept, strict=True):
                 tensor.copy_(before)
+    least = 0.01 * torch.stack([g.norm() for g in gradients[0] if g is not None]).norm()
     for (name, _), true, ours in zip(named, *gradients, strict=True):
         if true is None or ours is None:
             wrong = true is not ours
         else:
-            wrong = bool((true - ours).norm() > 0.01 * true.norm() + 1e-6)
+            wrong = bool((true - ours).norm() > tolerance * torch.maximum(true.norm(), least))
         if wrong:
             return f"torch {torch.__version__} compiles the gradient of {name} wrongly"
     return None
@@ -63,7 +70,8 @@ def wrong_gradients(
 class Compiled:
     """A function that compiles itself on its first call, and stays as it is if that fails.
 
-    With `learns`, modules that descend on its first result, wrong gradients are a failure too.
+    With `learns`, modules that descend on its first result, wrong gradients are a failure too; `tolerance`
+    says how much rounding may move them.
     """
 
     def __init__(
@@ -73,9 +81,10 @@ class Compiled:
         say: Callable[[str], None],
         what: str,
         learns: Sequence[nn.Module] = (),
+        tolerance: Callable[[], float] = lambda: 0.01,
     ) -> None:
         self.plain, self.say, self.what, self.learns = function, say, what, learns
-        self.device, self.run = device, function
+        self.device, self.run, self.tolerance = device, function, tolerance
         self.tried = False
         self.reason = missing_compiler(device)
 
@@ -99,7 +108,8 @@ class Compiled:
                 with warnings.catch_warnings():  # torch's remarks on its own insides
                     warnings.simplefilter("ignore", FutureWarning)
                     if self.learns:
-                        self.reason = wrong_gradients(self.plain, self.run, args, self.learns)
+                        learns, tolerance = self.learns, self.tolerance()
+                        self.reason = wrong_gradients(self.plain, self.run, args, learns, tolerance)
                     if self.reason is None:
                         return self.run(*args)
                 fix = "install another version of torch"

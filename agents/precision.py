@@ -7,6 +7,8 @@ from agents.cli import UserError
 from agents.floor import interleaved_ms
 
 WORTH = 1.2  # bfloat16 has three digits: it has to be clearly faster to be chosen
+# How much of a gradient may differ between two correct programs.
+ROUNDING = {"float32": 0.01, "bfloat16": 0.2}
 
 
 def choose_precision(wanted: str, rows: int, width: int, device: torch.device) -> str:

@@ -64,3 +64,13 @@ def test_a_resumed_run_keeps_the_precision_that_it_began_with():
     _, _, other = build("continuous", "agent.precision=float32")
     other.load_state_dict(agent.state_dict())
     assert other.precision == "bfloat16"
+
+
+@pytest.mark.slow
+def test_a_compiled_update_in_bfloat16_is_believed():
+    said = []
+    cfg, env, agent = build("continuous", "agent.precision=bfloat16", "agent.compile=true")
+    agent._losses.say = said.append
+    agent.update(batch_of(cfg, env))
+    assert agent._losses.run is not agent._losses.plain
+    assert len(said) == 1

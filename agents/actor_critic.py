@@ -83,7 +83,7 @@ class ActorCritic:
             fused=True,
             capturable=device.type == "cuda",  # or it refuses to be captured
         )
-        self.precision = choose_precision(cfg.precision, cfg.batch * cfg.window, cfg.hidden, device)
+        self.precision = cfg.precision  # auto until the first update
         self._learn = capture(self.learn, device, say, "the update", wanted=cfg.capture)
         learners = (self.objective, self.critic, self.policy)
         self._losses = (
@@ -302,6 +302,8 @@ class ActorCritic:
 
     def update(self, batch: TensorDict) -> dict[str, Tensor]:
         """Take one optimiser step on a batch B T; set batch["priority"], B T; return 0-d metrics."""
+        if self.precision == "auto":
+            self.precision = choose_precision(batch.numel(), self.cfg.hidden, self.device)
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         read = {key: batch.get(key) for key in (*self.model.observation_keys, *READ)}

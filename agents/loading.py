@@ -33,7 +33,7 @@ def load_run(
     saved = checkpoint.load(path, only={"weights", "state", "config"})
     cfg = read_config(path / "config.json", entry=entry)
     spec = Spec.from_json(saved.documents["state"]["spec"])
-    cfg.agent.compile, cfg.agent.precision = False, "float32"  # acting never runs the update
+    cfg.agent.compile = False  # acting never runs the update
     cfg.agent.planner = planner or cfg.agent.planner
     set_threads(saved.documents["state"]["threads"])  # another thread count may round differently
     agent = build_agent(cfg, spec, choose_device(device))

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from agents.cli import UserError
 from agents.floor import interleaved_ms
 
 WORTH = 1.2  # bfloat16 has three digits: it has to be clearly faster to be chosen
@@ -11,17 +10,10 @@ WORTH = 1.2  # bfloat16 has three digits: it has to be clearly faster to be chos
 ROUNDING = {"float32": 0.01, "bfloat16": 0.2}
 
 
-def choose_precision(wanted: str, rows: int, width: int, device: torch.device) -> str:
-    """The format asked for; `auto` is bfloat16 if a critic-sized network learns clearly faster in it."""
-    if wanted == "float32":
-        return wanted
+def choose_precision(rows: int, width: int, device: torch.device) -> str:
+    """bfloat16 if a critic-sized network learns clearly faster in it here, else float32."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        if wanted == "bfloat16":
-            fix = "use agent.precision=auto or float32"
-            raise UserError("agent.precision=bfloat16: this GPU has no bfloat16", fix)
         return "float32"
-    if wanted == "bfloat16":
-        return wanted
     # No larger than shows the difference: without instructions for it, bfloat16 is twelve times slower.
     plain, short = measured_ms(min(rows, 256), min(width, 512), device)
     return "bfloat16" if plain > WORTH * short else "float32"

@@ -14,13 +14,28 @@ CPU = torch.device("cpu")
 )
 def test_auto_takes_what_is_clearly_faster_here(monkeypatch, plain, short, chosen):
     monkeypatch.setattr("agents.precision.measured_ms", lambda *_: (plain, short))
-    assert choose_precision("auto", 256, 256, CPU) == chosen
+    assert choose_precision(256, 256, CPU) == chosen
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
 def test_what_is_asked_for_is_not_measured(monkeypatch, wanted):
     monkeypatch.delattr("agents.precision.measured_ms")
-    assert choose_precision(wanted, 256, 256, CPU) == wanted
+    cfg, env, agent = build("continuous", f"agent.precision={wanted}")
+    agent.update(batch_of(cfg, env))
+    assert agent.precision == wanted
+
+
+def test_nothing_is_measured_before_something_is_learned(monkeypatch):
+    """Evaluations, and the process that collects, never learn."""
+    measured = []
+    monkeypatch.setattr("agents.precision.measured_ms", lambda *_: measured.append(1) or (1.0, 1.0))
+    cfg, env, agent = build("continuous")
+    agent.act(agent.start(3), observation(env), explore=True)
+    assert not measured
+    for _ in range(2):
+        agent.update(batch_of(cfg, env))
+    assert len(measured) == 1
+    assert agent.precision == "float32"
 
 
 def test_measuring_leaves_the_random_numbers_alone():

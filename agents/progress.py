@@ -1,8 +1,9 @@
 """One live line on a terminal, one plain line every few seconds elsewhere."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 
@@ -103,6 +104,27 @@ class Progress:
             )
             self._live.start()
         self._live.update(Text(self._line, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int | None = None, every_s: float = 5.0) -> Iterator[Callable[[int], None]]:
+    """Show how far some work is, on one line of a terminal or now and then elsewhere: yields tell(n)."""
+    live, last, shown = sys.stderr.isatty(), time.monotonic(), False
+
+    def tell(count: int) -> None:
+        nonlocal last, shown
+        now = time.monotonic()
+        if now - last < (0.2 if live else every_s):
+            return
+        last, shown = now, True
+        text = f"{what}: {count:,}" + (f" of {total:,}" if total else "")
+        print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if live and shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _clock_face(seconds: float) -> str:

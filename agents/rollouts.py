@@ -119,7 +119,7 @@ def play(
         while any(seat.terminated is None for seat in seats):
             if stop():
                 return None
-            obs = _observe(seats, agent.device)
+            obs = observe_seats(seats, agent.device)
             carry, action = agent.act(carry, obs, explore=False, generator=generator)
             decision, chosen = decision + 1, action.cpu().numpy()
             for seat in [seat for seat in seats if seat.terminated is None]:
@@ -131,7 +131,7 @@ def play(
     return [Played(seat.score, seat.frames, bool(seat.terminated), seat.broken) for seat in seats]
 
 
-def _observe(seats: list[Seat], device: torch.device) -> dict[str, torch.Tensor]:
+def observe_seats(seats: list[Seat], device: torch.device) -> dict[str, torch.Tensor]:
     """Stack what every seat sees: N ..., and whether its episode begins: N 1."""
     obs = {key: torch.from_numpy(np.stack([s.obs[key] for s in seats])).to(device) for key in seats[0].obs}
     return obs | {"is_init": torch.tensor([[seat.first] for seat in seats], device=device)}

@@ -7,6 +7,7 @@ import numpy as np
 
 from envs.render import GeometryRenderer, render_suite
 from envs.spec import Action, Array, EnvError, Spec, Step, check_action, episode_seed
+from envs.truth import Truth, suite_truth
 
 _OFF = {"MUJOCO_GL": "disable"}
 
@@ -143,6 +144,10 @@ class ControlSuite:
             )
         )
         self._last = self._observe()
+
+    def truth(self) -> Truth:
+        """Positions, velocities and the pose, whatever is observed."""
+        return suite_truth(self.physics)
 
     def render(self, height: int, width: int, quality: str = "fast") -> np.ndarray:
         """Draw the present state: uint8 height width 3."""

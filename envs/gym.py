@@ -9,6 +9,7 @@ import numpy as np
 from envs.render import choose_backend, resize
 from envs.spaces import Decoder, Reader
 from envs.spec import EnvError, Spec, Step, check_action, episode_seed
+from envs.truth import Truth
 
 
 def is_gymnasium(made: Any) -> bool:
@@ -93,6 +94,17 @@ class Gymnasium:
                 f"observation ({', '.join(different)}); the environment draws randomness that "
                 "reset(seed=…) does not set"
             )
+
+    def truth(self) -> Truth:
+        """Joint positions and velocities of MuJoCo environments, the `state` of those that keep one."""
+        inner: Any = self.env.unwrapped
+        data, state = getattr(inner, "data", None), getattr(inner, "state", None)
+        if data is not None and hasattr(data, "qpos"):
+            position = np.array(data.qpos)
+            return {"position": position, "velocity": np.array(data.qvel), "pose": position}
+        if isinstance(state, np.ndarray | list | tuple) and np.ndim(state) == 1:
+            return {"state": np.array(state, np.float64), "pose": np.array(state, np.float64)}
+        return {}
 
     def render(self, height: int, width: int, quality: str = "fast") -> np.ndarray:
         """Draw the present state: uint8 height width 3."""

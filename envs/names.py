@@ -27,7 +27,7 @@ SUITE: dict[str, tuple[str, ...]] = {
 """Every dm_control suite task by domain; the first one is what the bare domain name means."""
 
 TOYS = (
-    *("counter", "identity", "identity_continuous", "point_mass", "ring", "ring_truncated"),
+    *("counter", "identity", "identity_continuous", "point_mass", "ring", "ring_truncated", "rover"),
     *("crash", "hang", "nan_obs"),
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from envs.spec import Action, Array, EnvError, Spec, Step, check_action, episode_seed
+from envs.truth import Truth
 
 
 class Toy:
@@ -73,6 +74,10 @@ class Toy:
         keys = np.asarray(snapshot["random_keys"], np.uint32)
         tail = int(snapshot["random_pos"]), int(snapshot["random_has_gauss"]), float(snapshot["random_gauss"])
         self._random.set_state(("MT19937", keys, *tail))
+
+    def truth(self) -> Truth:
+        """The state."""
+        return {"state": np.array(self.state, np.float64)}
 
     def render(self, height: int, width: int, quality: str = "fast") -> np.ndarray:
         """Draw the observation as a row of grey bars: uint8 height width 3."""
@@ -151,12 +156,55 @@ class PointMass(Toy):
         dims = self.spec.action.size
         return np.concatenate([self._random.uniform(-1, 1, dims), np.zeros(dims)])
 
+    def truth(self) -> Truth:
+        """Position and velocity."""
+        position, velocity = np.split(np.array(self.state, np.float64), 2)
+        return {"position": position, "velocity": velocity, "pose": position}
+
     def _move(self, action: np.ndarray) -> tuple[float, bool]:
         position, velocity = np.split(self.state, 2)
         velocity = 0.9 * velocity + 0.1 * np.clip(action, -1, 1)
         position = np.clip(position + 0.1 * velocity, -2, 2)
         self.state = np.concatenate([position, velocity])
         return float(np.exp(-4 * (position**2).sum())), False
+
+
+class Rover(Toy):
+    """Drive and turn in the plane, seeing beacons from where one stands; the first one is to be reached.
+
+    Where a drive leads depends on the turns before it, so moves cannot be added up in any order. Beacons stay
+    where they are for an episode, and their bearings say where one is only to those who remember them.
+    """
+
+    name = "rover"
+    SPEED, TURN = 0.15, 0.5  # at full action, per frame
+
+    def __init__(self, beacons: int = 2, length: int = 100, **pace: Any):
+        if beacons < 1:
+            raise EnvError("toy_rover: env.kwargs.beacons must be at least 1")
+        self.limit, self._beacons = length, beacons
+        super().__init__(2 * beacons, Action("continuous", 2), **pace)
+
+    def truth(self) -> Truth:
+        """Where it stands and looks, and where the beacons are, in the frame it began in."""
+        return {"planar_pose": self.state[:3].copy(), "constant_beacons": self.state[3:].copy()}
+
+    def _start(self) -> np.ndarray:
+        return np.concatenate([np.zeros(3), self._random.uniform(-2, 2, 2 * self._beacons)])
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        x, y, heading = self.state[:3]
+        ahead = self.state[3:].reshape(-1, 2) - (x, y)
+        cos, sin = np.cos(heading), np.sin(heading)
+        seen = np.stack([cos * ahead[:, 0] + sin * ahead[:, 1], cos * ahead[:, 1] - sin * ahead[:, 0]], 1)
+        return {"state": seen.ravel().astype(np.float32)}
+
+    def _move(self, action: np.ndarray) -> tuple[float, bool]:
+        drive, turn = np.clip(action, -1, 1) * (self.SPEED, self.TURN)
+        heading = self.state[2] + turn
+        place = np.clip(self.state[:2] + drive * np.array([np.cos(heading), np.sin(heading)]), -4, 4)
+        self.state = np.concatenate([place, [heading], self.state[3:]])
+        return float(np.exp(-((self.state[3:5] - place) ** 2).sum())), False
 
 
 class Ring(Toy):
@@ -201,6 +249,7 @@ def build_toy(name: str, extra: dict[str, Any], **pace: Any) -> Toy:
         "identity_continuous": (Identity, {"discrete": False}),
         "point_mass": (PointMass, {}),
         "ring": (Ring, {}),
+        "rover": (Rover, {}),
         "ring_truncated": (Ring, {"end": "truncate"}),
         "crash": (Crash, {}),
         "hang": (Hang, {}),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from envs.spec import Array, EnvError, Simulator, Step
+from envs.truth import Truth
 
 Observation = dict[str, np.ndarray]
 
@@ -48,6 +49,10 @@ class Veiled:
         self.late.clear()
         for i in range(int(snapshot["late"])):
             self.late.append({key: np.array(snapshot[f"late.{i}.{key}"]) for key in self.spec.observation})
+
+    def truth(self) -> Truth:
+        """What the simulator knows, hidden or not."""
+        return getattr(self.simulator, "truth", dict)()
 
     def render(self, height: int, width: int, quality: str = "fast") -> np.ndarray:
         """Return a picture of the present state: uint8 height width 3."""

@@ -20,6 +20,7 @@ EVERY = {
     "identity_continuous": {"kind": "toy", "task": "identity_continuous"},
     "point_mass": {"kind": "toy", "task": "point_mass", "action_repeat": 3},
     "ring": {"kind": "toy", "task": "ring"},
+    "rover": {"kind": "toy", "task": "rover", "time_limit": 15},
     "ring_truncated": {"kind": "toy", "task": "ring_truncated"},
 }
 

@@ -19,7 +19,7 @@ from agents.plot import main as plot
 from agents.train import main as train
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "evaluate", "play", "plot", "bench", "doctor", "check_env")
+COMMANDS = ("train", "evaluate", "play", "plot", "bench", "doctor", "check_env", "probe")
 
 
 def fresh(*words, cwd=ROOT):
@@ -76,6 +76,28 @@ def test_the_world_model_of_a_run_loads_on_its_own(finished):
     z = model.encode({"state": torch.zeros(1, 2, 4)})
     belief, _ = model.aggregate(z, torch.zeros(1, 2, 2))
     assert belief.shape[:2] == (1, 2)
+
+
+def test_probe_writes_a_report_that_says_the_same_twice_and_leaves_the_run_alone(tell, finished, tmp_path):
+    from agents.probe import main as probe
+    from tests.e2e.runner import fingerprint
+
+    before = fingerprint(finished)
+    small = ("episodes=8", "decisions=18", "horizons=1,3", "heads=linear")
+    reports = []
+    for name in ("first", "second"):
+        code, said = tell(probe, f"run={finished}", *small, f"out={tmp_path / name}")
+        assert code == 0
+        assert "path of pose at 3" in said
+        reports.append((tmp_path / name / "report.json").read_text())
+    assert reports[0] == reports[1]
+    assert fingerprint(finished) == before
+    answers = json.loads(reports[0])["answers"]
+    assert {a["question"] for a in answers} == {"equivariance", "state", "path", "rollout", "retrieval"}
+    assert {a["role"] for a in answers} == {"ours", "floor", "ceiling"}
+    page = (tmp_path / "first" / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 5
+    assert "http" not in page  # it needs nothing else
 
 
 def test_play_films_every_decision(tell, tmp_path):

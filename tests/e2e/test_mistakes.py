@@ -13,6 +13,7 @@ import pytest
 from agents import checkpoint, durable, rundir
 from agents.evaluate import main as evaluate
 from agents.play import main as play
+from agents.probe import main as probe
 from agents.train import main as train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,7 +256,7 @@ def test_an_environment_that_changed_since_training_is_refused(tell, tmp_path, m
         assert "trained on own_env:Own" in text
 
 
-@pytest.mark.parametrize("command", [evaluate, play])
+@pytest.mark.parametrize("command", [evaluate, play, probe])
 def test_a_run_that_is_not_there_is_answered_with_what_is(tell, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -268,6 +269,25 @@ def test_a_run_that_is_not_there_is_answered_with_what_is(tell, tmp_path, monkey
         code, text = tell(command, run)
         assert code == 2
         assert said in text
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        ((), "add run=last"),
+        (("run=last", "checkpoint=last"), "one of them"),
+        (("run=last", "heads=tree"), "choose from linear, mlp"),
+        (("run=last", "decisions=10", "horizons=1,9"), "choose horizons from 1 to 8"),
+        (("run={run}", "env=toy_ring", "episodes=4"), "version of the environment that it was trained on"),
+        (("run={run}", "decisions=60", "horizons=50", "episodes=4"), "choose smaller horizons"),
+    ],
+)
+def test_probes_that_cannot_be_say_what_could(tell, finished, tmp_path, words, fix):
+    words = [word.format(run=finished) for word in words]
+    code, text = tell(probe, *words, f"out={tmp_path / 'out'}")
+    assert code == 2
+    assert fix in text
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_a_checkpoint_says_so_and_is_not_the_last(tell, finished, tmp_path, monkeypatch):

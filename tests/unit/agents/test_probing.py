@@ -1,0 +1,121 @@
+"""Episodes are recorded as they were, and questions about them have the answers they must have."""
+
+import pytest
+import torch
+
+from agents.assembly import build_agent, shapes_of
+from agents.config import load_config
+from agents.probing import Questions
+from agents.recording import record
+from agents.rollouts import facts
+from worldmodel import build
+
+
+@pytest.fixture(scope="module")
+def rover():
+    """A fresh agent, the model, another one, and a recording of them in the plane."""
+    cfg = load_config(["env=toy_rover", "trainer=debug", "agent=policy", "agent.wander=0"])
+    spec = facts(cfg.env)
+    torch.manual_seed(0)
+    agent = build_agent(cfg, spec, torch.device("cpu"))
+    twin = build(cfg.worldmodel, shapes_of(spec), seed=1).model.eval()
+    agent.model.eval()
+    recording = record(agent, cfg.env, episodes=12, decisions=50, seed=0)
+    for model in (agent.model, twin):
+        model.observe(recording.obs)
+    return agent, twin, recording
+
+
+def ask(rover, **changes):
+    agent, twin, recording = rover
+    wanted = {"horizons": [1, 4], "heads": ["linear"], "discrete": False} | changes
+    return Questions(agent.model, twin, recording, **wanted)
+
+
+def best(answers, role, **wanted):
+    found = [a for a in answers if a.role == role and all(getattr(a, k) == v for k, v in wanted.items())]
+    return max(a.value for a in found)
+
+
+def test_a_recording_is_what_happened(rover):
+    _, _, recording = rover
+    assert recording.valid.all()
+    assert recording.is_first.sum() == recording.episodes
+    assert not recording.prev_action[:, 0].any()
+    turned = recording.truth["planar_pose"][:, 1:, 2] - recording.truth["planar_pose"][:, :-1, 2]
+    torch.testing.assert_close(turned.float(), 0.5 * recording.prev_action[:, 1:, 1], atol=1e-5, rtol=0)
+    # Every other episode is random, and random actions last.
+    kept = (recording.prev_action[:, 2:] == recording.prev_action[:, 1:-1]).float().mean((1, 2))
+    assert kept[1::2].min() > 0.5
+    assert kept[::2].max() < 0.1
+
+
+def test_the_same_seed_records_the_same_and_leaves_the_agent_its_random_numbers(rover):
+    agent, _, recording = rover
+    before = agent.generator.get_state()
+    cfg = load_config(["env=toy_rover", "trainer=debug", "agent=policy", "agent.wander=0"])
+    again = record(agent, cfg.env, episodes=12, decisions=50, seed=0)
+    assert torch.equal(agent.generator.get_state(), before)
+    assert torch.equal(again.truth["planar_pose"], recording.truth["planar_pose"])
+    other = record(agent, cfg.env, episodes=12, decisions=50, seed=1)
+    assert not torch.equal(other.prev_action, recording.prev_action)
+
+
+def test_an_episode_that_ends_early_is_valid_up_to_its_end():
+    cfg = load_config(["env=gym", "env.id=CartPole-v1", "trainer=debug", "agent=policy"])
+    agent = build_agent(cfg, facts(cfg.env), torch.device("cpu"))
+    recording = record(agent, cfg.env, episodes=6, decisions=60, seed=0)
+    lengths = recording.valid.sum(1)
+    assert 5 < lengths.min() < 61
+    for e, length in enumerate(lengths.tolist()):
+        assert recording.valid[e, :length].all()
+        assert not recording.valid[e, length:].any()
+        state = recording.truth["state"][e]
+        assert length == 61 or (state[length - 1].abs() > torch.tensor([2.4, 9e9, 0.209, 9e9])).any()
+
+
+def test_probing_leaves_the_model_as_it_was(rover):
+    agent, _, _ = rover
+    before = {name: value.clone() for name, value in agent.model.state_dict().items()}
+    list(ask(rover).all())
+    assert all(torch.equal(before[name], value) for name, value in agent.model.state_dict().items())
+
+
+def test_ceilings_are_above_floors_where_the_truth_decides(rover):
+    answers = list(ask(rover, heads=["mlp"]).paths())
+    reckoned = {"role": "ceiling", "source": "every action in order", "metric": "r2"}
+    last = {"role": "floor", "source": "last action only", "metric": "r2"}
+    assert best(answers, **last, horizon=1) == best(answers, **reckoned, horizon=1) > 0.7  # one move is both
+    assert best(answers, **reckoned, horizon=4) > best(answers, **last, horizon=4) + 0.2
+
+
+def test_a_model_that_only_copies_has_the_error_of_a_copy(rover):
+    questions = ask(rover)
+    copies = questions.ours.z[:, questions.times][:, :, None].expand_as(questions.ours.imagined)
+    questions.ours.__dict__["imagined"] = copies
+    answers = [a for a in questions.rollouts() if a.metric == "cosine_error"]
+    for k in (1, 4):
+        mine, copy = (
+            next(a.value for a in answers if (a.source, a.horizon) == (source, k))
+            for source in ("imagined", "copy of the present")
+        )
+        assert mine == pytest.approx(copy)
+
+
+def test_what_is_imagined_begins_as_predicted_from_the_belief(rover):
+    agent, _, recording = rover
+    questions = ask(rover)
+    t = int(questions.times[3])
+    with torch.no_grad():
+        first = agent.model.predict(questions.ours.belief[:, t], recording.prev_action[:, t + 1]).latent
+    torch.testing.assert_close(questions.ours.imagined[:, 3, 0], first, atol=1e-5, rtol=1e-4)
+
+
+def test_beliefs_without_actions_or_sight_do_not_depend_on_them(rover):
+    questions = ask(rover)
+    blind = questions.ours.beliefs(see=False)
+    questions.ours.z = torch.rand_like(questions.ours.z)
+    assert torch.equal(questions.ours.beliefs(see=False), blind)
+    still = questions.ours.beliefs(act=False)
+    questions.ours.done = torch.rand_like(questions.ours.done)
+    assert torch.equal(questions.ours.beliefs(act=False), still)

@@ -147,7 +147,7 @@ def looping(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[
     source.start()
     decisions, warm_up = 60, cfg.agent.window + 20
     progress = loop.Progress(loop.Counters(), loop.Episodes.start(1))
-    names = ("log", "episode", "evaluate", "checkpoint", "tick")
+    names = ("log", "episode", "evaluate", "probe", "checkpoint", "tick")
     unwatched: Any = SimpleNamespace(**dict.fromkeys(names, lambda *_: True))
 
     def run(count: int) -> float:

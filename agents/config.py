@@ -55,6 +55,7 @@ NOT_TRAINING = {
     "trainer.frames",
     "trainer.eval_every",
     "trainer.eval_episodes",
+    "trainer.probe_every",
     "trainer.checkpoint_every",
     "trainer.keep",
     "trainer.log_every",

@@ -34,6 +34,7 @@ class Schedule:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    probe_every: int = 0
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Marks:
     log: int = 0
     evaluate: int = 0
     checkpoint: int = 0
+    probe: int = 0
 
     def due(self, event: str, every: int, frames: int) -> bool:
         """Whether a multiple of `every` was passed since the event last happened."""
@@ -148,6 +150,10 @@ class Hooks(Protocol):
         """Evaluate the agent as it is now; False when interrupted, and then it will be asked again."""
         ...
 
+    def probe(self, at: Progress) -> bool:
+        """Ask what the world model knows by now; False when interrupted, and then it will be asked again."""
+        ...
+
     def checkpoint(self, at: Progress) -> None:
         """Save everything."""
         ...
@@ -192,6 +198,11 @@ def online(
         ):
             if hooks.evaluate(progress):
                 marks.evaluate = counters.frames
+        elif marks.due("probe", schedule.probe_every, counters.frames) or (
+            finished and schedule.probe_every > 0 and marks.probe < counters.frames
+        ):
+            if hooks.probe(progress):
+                marks.probe = counters.frames
         elif marks.due("checkpoint", schedule.checkpoint_every, counters.frames) or (
             finished and marks.checkpoint < counters.frames
         ):

@@ -5,17 +5,19 @@ from torch import nn
 
 from agents.floor import interleaved_ms
 
-WORTH = 1.2  # bfloat16 has three digits: it has to be clearly faster to be chosen
+# bfloat16 has three digits, and equal runs must choose alike on a busy machine: it has to be clearly faster,
+# for networks so large that the time of a layer is not noise.
+WORTH, WIDTH = 1.5, 256
 # How much of a gradient may differ between two correct programs.
 ROUNDING = {"float32": 0.01, "bfloat16": 0.2}
 
 
 def choose_precision(rows: int, width: int, device: torch.device) -> str:
     """bfloat16 if a critic-sized network learns clearly faster in it here, else float32."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if width < WIDTH or (device.type == "cuda" and not torch.cuda.is_bf16_supported()):
         return "float32"
     # No larger than shows the difference: without instructions for it, bfloat16 is twelve times slower.
-    plain, short = measured_ms(min(rows, 256), min(width, 512), device)
+    plain, short = measured_ms(max(min(rows, 256), 64), min(width, 512), device)
     return "bfloat16" if plain > WORTH * short else "float32"
 
 

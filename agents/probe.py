@@ -37,13 +37,10 @@ class Probe:
 def probe(options: Probe) -> int:
     """Record episodes, ask every question and write report.json, report.html and pictures."""
     from agents import probe_report
-    from agents.assembly import shapes_of
     from agents.config import load_config
     from agents.loading import load_run
-    from agents.probing import Questions
+    from agents.probing import interview
     from agents.progress import counting
-    from agents.recording import record
-    from worldmodel import build
     from worldmodel.probes import HEADS
 
     path = _which(options)
@@ -55,31 +52,21 @@ def probe(options: Probe) -> int:
         raise UserError(f"horizons={','.join(map(str, options.horizons))} do not fit the episodes", fix)
     loaded = load_run(path, options.device, entry=options.entry)
     env = load_config([f"env={options.env}"]).env if options.env else loaded.config.env
-    with counting("recording", options.decisions + 1) as tell:
-        recording = record(
+    with counting() as tell:
+        found = interview(
             loaded.agent,
-            env,
+            loaded.config,
+            loaded.spec,
+            env=env,
             episodes=options.episodes,
             decisions=options.decisions,
+            horizons=options.horizons,
+            heads=options.heads,
             seed=options.seed,
             tell=tell,
         )
-    twin = build(loaded.config.worldmodel, shapes_of(loaded.spec), seed=options.seed).model.eval()
-    twin.observe(recording.obs)  # it scales what it sees as a trained one does
-    questions = Questions(
-        loaded.agent.model.eval(),
-        twin.to(loaded.agent.device),
-        recording,
-        horizons=options.horizons,
-        heads=options.heads,
-        discrete=loaded.agent.discrete,
-        seed=options.seed,
-    )
-    answers = []
-    with counting("answers") as tell:
-        for answer in questions.all():
-            answers.append(answer)
-            tell(len(answers))
+    assert found is not None
+    answers, rows = found
     home = options.out or (loaded.run or loaded.path) / "probes" / f"{loaded.frames:09d}-s{options.seed}"
     about = {
         "run": str(loaded.path),
@@ -88,7 +75,7 @@ def probe(options: Probe) -> int:
         "seed": options.seed,
         "episodes": options.episodes,
         "decisions": options.decisions,
-        "rows": int(questions.kept.sum()),
+        "rows": rows,
     }
     probe_report.write(home, about, answers)
     for line in probe_report.headlines(answers):

@@ -3,20 +3,24 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents.assembly import shapes_of
 from agents.cli import UserError
-from agents.recording import Recording
+from agents.recording import Recording, record
+from envs import Spec
 from envs.truth import POSES, displacement
-from worldmodel import State, WorldModel
+from worldmodel import State, WorldModel, build
 from worldmodel.probes import Split, probe, retrieval, score, split, stack
 
 CANDIDATES = 50  # a prediction is ranked among this many observations
 ROWS = 4000  # about as many as a small head can use
 FEWEST = 4  # episodes
+BRIEF: dict[str, Any] = {"episodes": 12, "decisions": 100, "horizons": [1, 5, 8], "heads": ["linear"]}
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,61 @@ class Questions:
         """Every question in turn."""
         for question in (self.actions, self.states, self.constants, self.paths, self.rollouts):
             yield from question()
+
+
+def interview(
+    agent: Any,
+    cfg: Any,
+    spec: Spec,
+    *,
+    episodes: int,
+    decisions: int,
+    horizons: Sequence[int],
+    heads: Sequence[str],
+    seed: int,
+    env: Any = None,
+    tell: Callable[[str, int], None] = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[Answer], int] | None:
+    """Record fresh episodes of an agent and ask its world model everything: answers and how many rows.
+
+    Nothing of the agent is changed. None when `stop` asked to leave.
+    """
+    model, was = agent.model, agent.model.training
+    model.eval()
+    try:
+        recording = record(
+            agent,
+            env or cfg.env,
+            episodes=episodes,
+            decisions=decisions,
+            seed=seed,
+            tell=lambda count: tell("recording", count),
+            stop=stop,
+        )
+        if recording is None:
+            return None
+        twin = build(cfg.worldmodel, shapes_of(spec), seed=seed).model.eval().to(agent.device)
+        twin.observe({key: value.to(agent.device) for key, value in recording.obs.items()})  # scales alike
+        asked = {"horizons": horizons, "heads": heads, "discrete": agent.discrete, "seed": seed}
+        questions, answers = Questions(model, twin, recording, **asked), []
+        for answer in questions.all():
+            if stop():
+                return None
+            answers.append(answer)
+            tell("answers", len(answers))
+        return answers, int(questions.kept.sum())
+    finally:
+        model.train(was)
+
+
+def metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    """Name what is worth a curve: probe/<question>/<target>/<source>@<horizon>."""
+    return {
+        f"probe/{a.question}/{a.target}/{a.source}@{a.horizon}".replace(", ", "-").replace(" ", "_"): a.value
+        for a in answers
+        if a.metric in ("r2", "cosine_error", "mrr")
+    }
 
 
 def _unwound(name: str, value: Tensor) -> Tensor:

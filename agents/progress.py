@@ -107,17 +107,16 @@ class Progress:
 
 
 @contextlib.contextmanager
-def counting(what: str, total: int | None = None, every_s: float = 5.0) -> Iterator[Callable[[int], None]]:
-    """Show how far some work is, on one line of a terminal or now and then elsewhere: yields tell(n)."""
+def counting(every_s: float = 5.0) -> Iterator[Callable[[str, int], None]]:
+    """Show how far work is, on one line of a terminal or now and then elsewhere: yields tell(what, n)."""
     live, last, shown = sys.stderr.isatty(), time.monotonic(), False
 
-    def tell(count: int) -> None:
+    def tell(what: str, count: int) -> None:
         nonlocal last, shown
         now = time.monotonic()
         if now - last < (0.2 if live else every_s):
             return
-        last, shown = now, True
-        text = f"{what}: {count:,}" + (f" of {total:,}" if total else "")
+        last, shown, text = now, True, f"{what}: {count:,}"
         print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
 
     try:

@@ -40,8 +40,12 @@ def record(
     decisions: int,
     seed: int,
     tell: Callable[[int], None] = lambda _: None,
-) -> Recording:
-    """Play side by side, every other episode at random: a policy alone shows only what it is good at."""
+    stop: Callable[[], bool] = lambda: False,
+) -> Recording | None:
+    """Play side by side, every other episode at random: a policy alone shows only what it is good at.
+
+    None when `stop` asked to leave.
+    """
     generator = torch.Generator(agent.device).manual_seed(PROBE_SEED + seed)
     former, agent.generator = agent.generator, generator
     at_random = (torch.arange(episodes, device=agent.device) % 2 == 1)[:, None]
@@ -57,6 +61,8 @@ def record(
         carry = agent.start(episodes)
         for decision in range(decisions + 1):
             tell(decision)
+            if stop():
+                return None
             obs = observe_seats(seats, agent.device)
             rows.append(_row(seats, obs, action))
             planned, chosen = agent.act(carry, obs, explore=True)

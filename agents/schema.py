@@ -121,6 +121,7 @@ class TrainerConfig:
     updates_per_decision: float = option(1.0, "gradient steps per decision of one environment", low=0.0)
     eval_every: int = option(10_000, "frames between evaluations (0: only at the end)", low=0)
     eval_episodes: int = option(10, "episodes per evaluation", low=1)
+    probe_every: int = option(0, "frames between probes of the world model (0: never)", low=0)
     checkpoint_every: int = option(10_000, "frames between checkpoints (0: only at the end)", low=0)
     keep: int = option(3, "checkpoints kept", low=2)
     log_every: int = option(1_000, "frames between rows of metrics", low=1)

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from agents import checkpoint as disk
-from agents import chunks, loop, progress, randomness, replay, rollouts
+from agents import chunks, loop, probing, progress, randomness, replay, rollouts
 from agents.assembly import build_agent, choose_device, set_threads
 from agents.cli import UserError
 from agents.collect import make_source
@@ -68,6 +68,7 @@ class Session:
             updates_per_decision=t.updates_per_decision,
             log_every=t.log_every,
             eval_every=t.eval_every,
+            probe_every=t.probe_every,
             checkpoint_every=t.checkpoint_every,
         )
         finished = loop.online(
@@ -141,6 +142,19 @@ class Session:
         self.logger.time(vars(at.counters), self.speeds(at.counters))
         self.console.show(metrics)
         return True
+
+    def probe(self, at: loop.Progress) -> bool:
+        """Ask what the world model knows by now; leaves no trace in training."""
+        asked = probing.BRIEF | {"seed": self.cfg.seed, "stop": self.stop}
+        try:
+            with randomness.undisturbed():
+                found = probing.interview(self.agent, self.cfg, self.spec, **asked)
+        except UserError as error:  # episodes too short by now: no reason to end a run
+            self.console.say(f"no probes at {at.counters.frames:,} frames: {error}")
+            return True
+        if found is not None:
+            self.logger.log(vars(at.counters), probing.metrics(found[0]))
+        return found is not None
 
     def checkpoint(self, at: loop.Progress) -> None:
         """Publish everything needed to go on as if nothing had happened."""

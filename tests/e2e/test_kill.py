@@ -70,6 +70,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before(run
         ("trainer.eval_every=0", "trainer.checkpoint_every=0"),
         ("trainer.eval_every=200", "trainer.eval_episodes=3", "trainer.checkpoint_every=150"),
         ("logger.tensorboard=true", "trainer.log_every=37"),
+        ("trainer.probe_every=200",),
     ],
 )
 def test_observing_does_not_disturb(runner, undisturbed, tmp_path, changed):

@@ -10,11 +10,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("plain", "short", "chosen"), [(2.0, 1.0, "bfloat16"), (1.1, 1.0, "float32"), (1.0, 12.0, "float32")]
+    ("plain", "short", "chosen"), [(2.0, 1.0, "bfloat16"), (1.4, 1.0, "float32"), (1.0, 12.0, "float32")]
 )
 def test_auto_takes_what_is_clearly_faster_here(monkeypatch, plain, short, chosen):
     monkeypatch.setattr("agents.precision.measured_ms", lambda *_: (plain, short))
     assert choose_precision(256, 256, CPU) == chosen
+    assert choose_precision(256, 64, CPU) == "float32"  # too small to be measured well
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
@@ -29,7 +30,7 @@ def test_nothing_is_measured_before_something_is_learned(monkeypatch):
     """Evaluations, and the process that collects, never learn."""
     measured = []
     monkeypatch.setattr("agents.precision.measured_ms", lambda *_: measured.append(1) or (1.0, 1.0))
-    cfg, env, agent = build("continuous")
+    cfg, env, agent = build("continuous", "agent.hidden=256")
     agent.act(agent.start(3), observation(env), explore=True)
     assert not measured
     for _ in range(2):

@@ -5,7 +5,7 @@ import torch
 
 from agents.assembly import build_agent, shapes_of
 from agents.config import load_config
-from agents.probing import Questions
+from agents.probing import BRIEF, Questions, interview, metrics
 from agents.recording import record
 from agents.rollouts import facts
 from worldmodel import build
@@ -119,3 +119,18 @@ def test_beliefs_without_actions_or_sight_do_not_depend_on_them(rover):
     still = questions.ours.beliefs(act=False)
     questions.ours.done = torch.rand_like(questions.ours.done)
     assert torch.equal(questions.ours.beliefs(act=False), still)
+
+
+def test_an_interview_names_its_answers_and_can_be_stopped(rover):
+    agent, _, _ = rover
+    cfg = load_config(["env=toy_rover", "trainer=debug", "agent=policy", "agent.wander=0"])
+    agent.model.train()
+    brief = BRIEF | {"horizons": [1, 2], "seed": 0}
+    answers, rows = interview(agent, cfg, agent.spec, **brief)
+    assert agent.model.training
+    assert rows > 500
+    found = metrics(answers)
+    assert 0 < found["probe/rollout/latent/imagined@2"] < 2
+    assert "probe/path/planar_pose/observations_and_actions-untrained@1" in found
+    calls = iter([False] * 5 + [True] * 99)
+    assert interview(agent, cfg, agent.spec, **brief, stop=lambda: next(calls)) is None

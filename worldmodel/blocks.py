@@ -101,17 +101,32 @@ def build_normaliser(name: str, size: int) -> Normaliser:
     return NORMALISERS[name](size)
 
 
-class ActionEmbedding(nn.Module):
-    """Embed action vectors linearly, for tokens and queries alike: ... A -> ... E."""
+SEEN_BY = ("both", "aggregator", "predictor", "none")
 
-    def __init__(self, action_size: int, *, width: int = 64, norm: str = "none") -> None:
+
+class ActionEmbedding(nn.Module):
+    """Embed action vectors linearly, for tokens and queries alike: ... A -> ... E.
+
+    `seen_by` says which of the two is told what was done; to the other every action is zero.
+    """
+
+    def __init__(
+        self, action_size: int, *, width: int = 64, norm: str = "none", seen_by: str = "both"
+    ) -> None:
         super().__init__()
+        if seen_by not in SEEN_BY:
+            raise ModelError(f"action seen_by={seen_by!r} is unknown; choose one of {', '.join(SEEN_BY)}")
+        self.seen_by = seen_by
         self.width = width
         # With batch normalisation a bias would be subtracted again, and the paper's code has none.
         self.linear = nn.Linear(action_size, width, bias=norm == "none")
         if norm not in ("none", "batch"):
             raise ModelError(f"action norm={norm!r} is unknown; choose none or batch")
         self.norm = BatchNorm(width, affine=False) if norm == "batch" else nn.Identity()
+
+    def shown(self, action: Tensor, reader: str) -> Tensor:
+        """What `reader` is told of actions: ... A -> ... A."""
+        return action if self.seen_by in ("both", reader) else torch.zeros_like(action)
 
     def forward(self, action: Tensor) -> Tensor:
         """Embed: ... A -> ... E."""

@@ -87,11 +87,12 @@ class WorldModel(nn.Module):
         cache: Memory | None = None,
     ) -> tuple[Tensor, Memory | None]:
         """Update beliefs with latents and the actions that led to them: B T D, B T A, B T, B T -> B T W."""
-        return self.aggregator(z, prev_action, self.action, is_first, valid, cache)
+        told = self.action.shown(prev_action, "aggregator")
+        return self.aggregator(z, told, self.action, is_first, valid, cache)
 
     def predict(self, belief: Tensor, action: Tensor) -> Prediction:
         """Predict what follows an action: ... W, ... A -> latent ... D and trunk ... F."""
-        return self.predictor(belief, self.action(action))
+        return self.predictor(belief, self.action(self.action.shown(action, "predictor")))
 
     def imagine(self, state: State, policy: Policy, horizon: int) -> Imagined:
         """Roll a policy out inside the model, feeding predictions back: State of B -> B H ..."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel import State
+from worldmodel import ModelError, State
 from worldmodel.blocks import NORMALISERS, LayerNorm, SimNorm
 
 
@@ -117,3 +117,24 @@ def test_a_residual_predictor_starts_by_repeating_the_latent(make_objective, mak
     predictor = {"name": "mlp", "hidden": [16], "residual": True}
     outputs = make_objective(predictor=predictor, awake=False).outputs(make_batch())
     torch.testing.assert_close(outputs.prediction, outputs.latents[:, :-1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seen_by", ["both", "aggregator", "predictor", "none"])
+def test_actions_reach_those_who_are_to_see_them(make_objective, make_batch, seen_by):
+    action = {"name": "linear", "width": 8, "seen_by": seen_by}
+    model, batch = make_objective(action=action).model.eval(), make_batch()
+    z = model.encode({key: batch[key] for key in ("state", "goal")})
+    done = batch["prev_action"]
+
+    def told(first, second):
+        return not torch.equal(first, second)
+
+    belief, _ = model.aggregate(z, done)
+    assert told(belief, model.aggregate(z, -done)[0]) is (seen_by in ("both", "aggregator"))
+    ahead = model.predict(belief, done).latent
+    assert told(ahead, model.predict(belief, -done).latent) is (seen_by in ("both", "predictor"))
+
+
+def test_nobody_else_sees_actions(make_objective):
+    with pytest.raises(ModelError, match="choose one of both, aggregator, predictor, none"):
+        make_objective(action={"name": "linear", "seen_by": "encoder"})

@@ -1,0 +1,1 @@
+"""Pictures made by simulation, for pre-training: views of procedural objects, kept in a store."""

@@ -147,7 +147,7 @@ class Questions:
     def states(self) -> Iterator[Answer]:
         """What is true now?"""
         for name, value in self.recording.truth.items():
-            if name.startswith("constant_"):
+            if name.startswith("constant_") or name == "pose":  # which is the position, or the state
                 continue
             read = self.ask("state", name, _unwound(name, self.rows(value)), 0)
             yield from read("ours", "latent", self.rows(self.ours.z))

@@ -155,7 +155,8 @@ def test_the_policys_loss_leaves_the_critics_alone():
 
 
 def test_where_critics_say_nothing_the_policy_becomes_what_was_done():
-    _, _, agent = build("continuous, planned")  # an untrained critic values everything alike
+    # An untrained critic values everything alike.
+    _, _, agent = build("continuous, planned", "agent.imitation=0.1")
     belief = torch.randn(64, 1, agent.model.belief_size)
     taken = belief[..., :1].tanh().expand(64, 1, agent.actions)
     optimiser = torch.optim.Adam(agent.policy.parameters(), 1e-3)

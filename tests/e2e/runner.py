@@ -62,6 +62,8 @@ def _train(argv: list[str], log: str) -> None:
     code = 1
     try:
         code = agents_train(argv)
+    except SystemExit as leaving:  # a signal in the first update leaves at once
+        code = leaving.code if isinstance(leaving.code, int) else 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -3,7 +3,7 @@
 import base64
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ EXPLAINED = {
     "rollout": "How far does the model see without looking? Cosine error of the imagined; less is better.",
     "retrieval": "Is the latent imagined nearest to the one that came? Mean reciprocal rank among 50.",
 }
-SHOWN = {"rollout": "cosine_error", "retrieval": "mrr"}  # of the others, R2
 
 
 def write(home: Path, about: dict[str, Any], answers: Sequence[Answer]) -> None:
@@ -42,7 +41,7 @@ def headlines(answers: Sequence[Answer]) -> list[str]:
     """A line per question: the best of ours, of the floors and of the ceilings at the farthest horizon."""
     lines = []
     for question in dict.fromkeys(answer.question for answer in answers):
-        asked = _shown([a for a in answers if a.question == question])
+        asked = [a for a in answers if a.question == question and a.shown]
         for target in dict.fromkeys(a.target for a in asked):
             last = max(a.horizon for a in asked if a.target == target)
             found = [a for a in asked if a.target == target and a.horizon == last]
@@ -58,10 +57,6 @@ def headlines(answers: Sequence[Answer]) -> list[str]:
     return lines
 
 
-def _shown(answers: Iterable[Answer]) -> list[Answer]:
-    return [a for a in answers if a.metric == SHOWN.get(a.question, "r2")]
-
-
 def draw(question: str, answers: Sequence[Answer], path: Path) -> None:
     """Draw one question: curves over horizons, or bars where there is one horizon."""
     import matplotlib
@@ -69,7 +64,7 @@ def draw(question: str, answers: Sequence[Answer], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = _shown(answers)
+    shown = [a for a in answers if a.shown]
     panels = list(dict.fromkeys((a.target, a.head) for a in shown))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.6 * len(panels) + 2.4, 3.8), squeeze=False, layout="constrained"

@@ -20,6 +20,7 @@ from worldmodel.probes import Split, probe, retrieval, score, split, stack
 CANDIDATES = 50  # a prediction is ranked among this many observations
 ROWS = 4000  # about as many as a small head can use
 FEWEST = 4  # episodes
+SHOWN = {"rollout": "cosine_error", "retrieval": "mrr"}
 BRIEF: dict[str, Any] = {"episodes": 12, "decisions": 100, "horizons": [1, 5, 8], "heads": ["linear"]}
 
 
@@ -35,6 +36,11 @@ class Answer:
     horizon: int
     metric: str
     value: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether this is the metric of its question that pictures and curves show; of most, R2."""
+        return self.metric == SHOWN.get(self.question, "r2")
 
 
 class View:
@@ -294,7 +300,7 @@ def metrics(answers: Sequence[Answer]) -> dict[str, float]:
     return {
         f"probe/{a.question}/{a.target}/{a.source}@{a.horizon}".replace(", ", "-").replace(" ", "_"): a.value
         for a in answers
-        if a.metric in ("r2", "cosine_error", "mrr")
+        if a.shown
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from envs.spec import Action, Array, EnvError, Spec, Step, check_action, episode_seed
-from envs.truth import Truth
+from envs.truth import Truth, seen_from
 
 
 class Toy:
@@ -193,11 +193,8 @@ class Rover(Toy):
         return np.concatenate([np.zeros(3), self._random.uniform(-2, 2, 2 * self._beacons)])
 
     def _observe(self) -> dict[str, np.ndarray]:
-        x, y, heading = self.state[:3]
-        ahead = self.state[3:].reshape(-1, 2) - (x, y)
-        cos, sin = np.cos(heading), np.sin(heading)
-        seen = np.stack([cos * ahead[:, 0] + sin * ahead[:, 1], cos * ahead[:, 1] - sin * ahead[:, 0]], 1)
-        return {"state": seen.ravel().astype(np.float32)}
+        ahead = self.state[3:].reshape(-1, 2) - self.state[:2]
+        return {"state": seen_from(self.state[2], ahead).ravel().astype(np.float32)}
 
     def _move(self, action: np.ndarray) -> tuple[float, bool]:
         drive, turn = np.clip(action, -1, 1) * (self.SPEED, self.TURN)

@@ -32,20 +32,27 @@ def displacement(name: str, before: np.ndarray, after: np.ndarray) -> np.ndarray
     moved = after - before
     if name != "planar_pose":
         return moved
-    cos, sin = np.cos(before[..., 2]), np.sin(before[..., 2])
-    x, y = moved[..., 0], moved[..., 1]
-    turned = np.angle(np.exp(1j * moved[..., 2]))
-    return np.stack([cos * x + sin * y, cos * y - sin * x, turned], -1)
+    turned = np.angle(np.exp(1j * moved[..., 2:]))
+    return np.concatenate([seen_from(before[..., 2], moved[..., :2]), turned], -1)
+
+
+def seen_from(heading: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """An offset in the plane as somebody with this heading sees it: ..., ... 2 -> ... 2."""
+    cos, sin, x, y = np.cos(heading), np.sin(heading), offset[..., 0], offset[..., 1]
+    return np.stack([cos * x + sin * y, cos * y - sin * x], -1)
 
 
 def suite_truth(physics: Any) -> Truth:
     """Positions, velocities and the pose of a dm_control simulation; where its target is, if it has one."""
+    import mujoco
+
     model, data = physics.model.ptr, physics.data.ptr
     found = {"position": np.array(data.qpos), "velocity": np.array(data.qvel)}
     planar = _planar_pose(model, data)
     found |= {"pose": found["position"]} if planar is None else {"planar_pose": planar}
-    if "target" in {model.geom(i).name for i in range(model.ngeom)}:
-        found["constant_target"] = np.array(model.geom("target").pos)
+    target = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, "target")
+    if target >= 0:
+        found["constant_target"] = np.array(model.geom_pos[target])
     return found
 
 

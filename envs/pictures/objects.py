@@ -8,7 +8,6 @@ the family.
 import colorsys
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import Any
 
 import numpy as np
 
@@ -239,10 +238,3 @@ def _quaternion(matrix: np.ndarray) -> np.ndarray:
 
 def _multiply_wxyz(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.roll(multiply(np.roll(a, -1), np.roll(b, -1)), 1)
-
-
-def renderer_facts(scene: Scene) -> dict[str, Any]:
-    """What pictures depend on beside the code."""
-    import mujoco
-
-    return {"mujoco": mujoco.__version__, "slots": len(scene.slots)}

@@ -34,11 +34,6 @@ class ObjectSet:
         """How many there are."""
         return self.classes * (self.train + self.val)
 
-    @property
-    def bytes(self) -> int:
-        """What the pictures take on disk."""
-        return self.objects * self.views * self.size**2 * 3
-
 
 # Sizes for a test, a processor and a GPU.
 TIERS = {

@@ -40,19 +40,23 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         began = time.monotonic()
-        child = os.fork()
+        sent, child = None, os.fork()
         if child == 0:
             _train(request["argv"], request["log"])
         if request["kill_when"] is not None:
             while not os.path.exists(request["kill_when"]) and time.monotonic() - began < 90:
                 time.sleep(0.05)
             os.kill(child, request["signal"])
+            sent = time.monotonic()
         elif request["kill_after"] is not None:
             time.sleep(request["kill_after"])
             os.kill(child, request["signal"])
+            sent = time.monotonic()
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        print(json.dumps({"code": code, "seconds": time.monotonic() - began}), flush=True)
+        now = time.monotonic()
+        answer = {"code": code, "seconds": now - began, "left_after": None if sent is None else now - sent}
+        print(json.dumps(answer), flush=True)
 
 
 def _train(argv: list[str], log: str) -> None:

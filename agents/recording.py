@@ -70,7 +70,7 @@ def record(
             action = torch.where(at_random, drawn, chosen)
             carry = planned._replace(action=action)
             for seat, mine in zip(seats, action.cpu().numpy(), strict=True):
-                if seat.terminated is None and decision < decisions:
+                if seat.terminated is None and not seat.broken and decision < decisions:
                     seat.advance(mine)
     return _recording(rows)
 
@@ -82,6 +82,7 @@ def _row(seats: list[Seat], obs: dict[str, Tensor], action: Tensor) -> dict[str,
         "obs": {key: value.cpu() for key, value in obs.items() if key != "is_init"},
         "action": action.cpu(),
         "ended": torch.tensor([seat.terminated is not None for seat in seats]),
+        "broken": torch.tensor([seat.broken > 0 for seat in seats]),  # what is seen is of another episode
         "truth": {name: torch.from_numpy(np.stack([each[name] for each in known])) for name in known[0]},
     }
 
@@ -91,6 +92,7 @@ def _recording(rows: list[dict[str, Any]]) -> Recording:
     first = torch.zeros_like(ended)
     first[:, 0] = True
     valid = torch.cat([torch.ones_like(ended[:, :1]), ~ended[:, :-1]], 1)
+    valid &= ~torch.stack([row["broken"] for row in rows], 1)
     return Recording(
         obs={key: torch.stack([row["obs"][key] for row in rows], 1) for key in rows[0]["obs"]},
         prev_action=torch.stack([row["action"] for row in rows], 1),

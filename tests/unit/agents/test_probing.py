@@ -74,6 +74,15 @@ def test_an_episode_that_ends_early_is_valid_up_to_its_end():
         assert length == 61 or (state[length - 1].abs() > torch.tensor([2.4, 9e9, 0.209, 9e9])).any()
 
 
+def test_an_environment_that_breaks_ends_its_episode_there():
+    """What its replacement shows is of another episode: no row may lie across."""
+    cfg = load_config(["env=toy_crash", "env.kwargs.at=7", "trainer=debug", "agent=policy"])
+    agent = build_agent(cfg, facts(cfg.env), torch.device("cpu"))
+    recording = record(agent, cfg.env, episodes=4, decisions=20, seed=0)
+    assert recording.valid.sum(1).tolist() == [7] * 4
+    assert recording.valid[:, :7].all()
+
+
 def test_probing_leaves_the_model_as_it_was(rover):
     agent, _, _ = rover
     before = {name: value.clone() for name, value in agent.model.state_dict().items()}

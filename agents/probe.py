@@ -38,6 +38,7 @@ def probe(options: Probe) -> int:
     """Record episodes, ask every question and write report.json, report.html and pictures."""
     from agents import probe_report
     from agents.config import load_config
+    from agents.invariance import omitted
     from agents.loading import load_run
     from agents.probing import interview
     from agents.progress import counting
@@ -77,6 +78,8 @@ def probe(options: Probe) -> int:
         "decisions": options.decisions,
         "rows": rows,
     }
+    if left_out := omitted(loaded.spec, answers):
+        about["left out"] = left_out
     probe_report.write(home, about, answers)
     for line in probe_report.headlines(answers):
         print(line)

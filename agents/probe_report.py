@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agents.answers import Answer
 from agents.durable import disk_errors, replace_file
-from agents.probing import Answer
 
 COLOURS = {"ours": ("#0072B2", "#009E73", "#56B4E9", "#CC79A7"), "floor": ("#D55E00", "#E69F00", "#7F7F7F")}
 STYLES = {"ours": "-", "floor": "--", "ceiling": ":"}
@@ -21,6 +21,10 @@ EXPLAINED = {
     "displacement, seen from where the path began.",
     "rollout": "How far does the model see without looking? Cosine error of the imagined; less is better.",
     "retrieval": "Is the latent imagined nearest to the one that came? Mean reciprocal rank among 50.",
+    "nuisance": "Does it matter how a state looks? States were drawn again under other light, tints and "
+    "camera angles: spread is the share of the variance that comes from the look (0: none of it; 1: all), "
+    "look is the R² of its parameters (less is better), and the rest is the R² of the state for heads fitted "
+    "on four looks and judged on these and on new ones (no drop: it can be read however it looks).",
 }
 
 
@@ -45,12 +49,11 @@ def headlines(answers: Sequence[Answer]) -> list[str]:
         for target in dict.fromkeys(a.target for a in asked):
             last = max(a.horizon for a in asked if a.target == target)
             found = [a for a in asked if a.target == target and a.horizon == last]
-            lower = found[0].metric == "cosine_error"
             parts = []
             for role in ("ours", "floor", "ceiling"):
                 mine = [a for a in found if a.role == role]
                 if mine:
-                    best = (min if lower else max)(mine, key=lambda a: a.value)
+                    best = (min if found[0].less_is_better else max)(mine, key=lambda a: a.value)
                     parts.append(f"{role} {best.value:.3f} ({best.source})")
             what = f"{question} of {target}" + (f" at {last}" if last > 1 else "")
             lines.append(f"{what:<34} {found[0].metric:<12} {', '.join(parts)}")

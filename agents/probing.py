@@ -1,7 +1,6 @@
 """The questions that probes ask of a world model, every answer between its floor and its ceiling."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents.answers import Answer
 from agents.assembly import shapes_of
 from agents.cli import UserError
-from agents.recording import Recording, record
+from agents.invariance import nuisances
+from agents.recording import FEWEST, Recording, record
 from envs import Spec
 from envs.truth import POSES, displacement
 from worldmodel import State, WorldModel, build
@@ -19,28 +20,7 @@ from worldmodel.probes import Split, probe, retrieval, score, split, stack
 
 CANDIDATES = 50  # a prediction is ranked among this many observations
 ROWS = 4000  # about as many as a small head can use
-FEWEST = 4  # episodes
-SHOWN = {"rollout": "cosine_error", "retrieval": "mrr"}
 BRIEF: dict[str, Any] = {"episodes": 12, "decisions": 100, "horizons": [1, 5, 8], "heads": ["linear"]}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One number: how well `target` is read from `source`, `horizon` decisions apart."""
-
-    question: str
-    target: str
-    source: str
-    role: str  # ours, floor or ceiling
-    head: str
-    horizon: int
-    metric: str
-    value: float
-
-    @property
-    def shown(self) -> bool:
-        """Whether this is the metric of its question that pictures and curves show; of most, R2."""
-        return self.metric == SHOWN.get(self.question, "r2")
 
 
 class View:
@@ -152,10 +132,8 @@ class Questions:
 
     def states(self) -> Iterator[Answer]:
         """What is true now?"""
-        for name, value in self.recording.truth.items():
-            if name.startswith("constant_") or name == "pose":  # which is the position, or the state
-                continue
-            read = self.ask("state", name, _unwound(name, self.rows(value)), 0)
+        for name, value in self.recording.states.items():
+            read = self.ask("state", name, self.rows(value), 0)
             yield from read("ours", "latent", self.rows(self.ours.z))
             yield from read("ours", "belief", self.rows(self.ours.belief))
             yield from read("floor", "latent, untrained", self.rows(self.floor.z))
@@ -247,6 +225,7 @@ class Questions:
         """Every question in turn."""
         for question in (self.actions, self.states, self.constants, self.paths, self.rollouts):
             yield from question()
+        yield from nuisances(self.recording, self.ours, self.floor, seed=self.seed)
 
 
 def interview(
@@ -302,13 +281,6 @@ def metrics(answers: Sequence[Answer]) -> dict[str, float]:
         for a in answers
         if a.shown
     }
-
-
-def _unwound(name: str, value: Tensor) -> Tensor:
-    """A heading as the point on a circle that it is: M P -> M P or P + 1."""
-    if name != "planar_pose":
-        return value
-    return torch.cat([value[:, :2], value[:, 2:].cos(), value[:, 2:].sin()], 1)
 
 
 def _running_mean(values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.nuisance import Nuisance, altered
 from envs.render import GeometryRenderer, render_suite
 from envs.spec import Action, Array, EnvError, Spec, Step, check_action, episode_seed
 from envs.truth import Truth, suite_truth
@@ -153,6 +154,13 @@ class ControlSuite:
         """Draw the present state: uint8 height width 3."""
         return render_suite(self._renderer, height, width, quality)
 
+    def redraw(self, nuisance: Nuisance) -> dict[str, np.ndarray]:
+        """The picture of now, had it looked otherwise, and no trace of it: -> pixels 3 Y X, if observed."""
+        if not self._want_pixels:
+            return {}
+        with altered(self.physics.model.ptr, self.physics.data.ptr, nuisance):
+            return {"pixels": self._picture()}
+
     def close(self) -> None:
         """Drop the simulation."""
         self.env.close()
@@ -177,9 +185,11 @@ class ControlSuite:
                 flat[start:stop] = found[key] if is_vector else np.ravel(found[key])
             obs["state"] = flat
         if self._want_pixels:
-            image = self.render(self._pixels, self._pixels)
-            obs["pixels"] = np.ascontiguousarray(image.transpose(2, 0, 1))
+            obs["pixels"] = self._picture()
         return obs
+
+    def _picture(self) -> np.ndarray:
+        return np.ascontiguousarray(self.render(self._pixels, self._pixels).transpose(2, 0, 1))
 
     def _diverged(self, total: float, frames: int) -> Step:
         # MuJoCo has already put the model back to its start; what it would show now never happened.

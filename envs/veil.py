@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.nuisance import Nuisance, redraw
 from envs.spec import Array, EnvError, Simulator, Step
 from envs.truth import Truth
 
@@ -53,6 +54,10 @@ class Veiled:
     def truth(self) -> Truth:
         """What the simulator knows, hidden or not."""
         return getattr(self.simulator, "truth", dict)()
+
+    def redraw(self, nuisance: Nuisance) -> Observation:
+        """What is shown, had the present looked otherwise: like `truth` and `render` it is never late."""
+        return {key: image for key, image in redraw(self.simulator, nuisance).items() if key in self.kept}
 
     def render(self, height: int, width: int, quality: str = "fast") -> np.ndarray:
         """Return a picture of the present state: uint8 height width 3."""

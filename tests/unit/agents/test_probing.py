@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from agents import probe_report
 from agents.assembly import build_agent, shapes_of
 from agents.config import load_config
-from agents.probing import BRIEF, Questions, interview, metrics
+from agents.invariance import beliefs, latents, nuisances, omitted, spread_ratio
+from agents.probing import BRIEF, Questions, View, interview, metrics
 from agents.recording import record
 from agents.rollouts import facts
+from envs import EnvError
+from envs.render import choose_backend
 from worldmodel import build
 
 
@@ -143,3 +147,96 @@ def test_an_interview_names_its_answers_and_can_be_stopped(rover):
     assert "probe/path/planar_pose/observations_and_actions-untrained@1" in found
     calls = iter([False] * 5 + [True] * 99)
     assert interview(agent, cfg, agent.spec, **brief, stop=lambda: next(calls)) is None
+
+
+def pictured(worldmodel, *, observations="both", looks=8):
+    """An agent that sees pictures, and mostly numbers too, and a recording of it, with rows drawn again."""
+    try:
+        choose_backend()
+    except EnvError as error:
+        pytest.skip(str(error))
+    chosen = ["env=dmc_cartpole_swingup", f"env.observations={observations}", "env.pixels=32"]
+    cfg = load_config([*chosen, f"worldmodel={worldmodel}", "trainer=debug", "agent=policy"])
+    torch.manual_seed(0)
+    agent = build_agent(cfg, facts(cfg.env), torch.device("cpu"))
+    agent.model.eval()
+    return cfg, agent, record(agent, cfg.env, episodes=6, decisions=12, seed=0, looks=looks)
+
+
+def test_a_recording_is_the_same_whether_or_not_rows_are_drawn_again():
+    _, _, with_looks = pictured("seq_jepa")
+    _, _, without = pictured("seq_jepa", looks=0)
+    assert without.redrawn is None
+    for kind in ("obs", "truth"):
+        mine, other = getattr(with_looks, kind), getattr(without, kind)
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[key], other[key]) for key in mine)
+    assert torch.equal(with_looks.prev_action, without.prev_action)
+    redrawn, nuisance = with_looks.redrawn, with_looks.redrawn.nuisance
+    assert redrawn.obs["pixels"].shape == (6, 6, 8, 3, 32, 32)
+    assert nuisance.shape[:3] == (6, 6, 8)
+    assert nuisance[:, :, : redrawn.shared].flatten(0, 1).unique(dim=0).shape[0] == 1  # the same everywhere
+    assert nuisance[:, :, redrawn.shared :].flatten(0, 2).unique(dim=0).shape[0] == 6 * 6 * 4
+
+
+def test_who_ignores_the_picture_is_invariant_and_pixels_are_not():
+    """An encoder of vectors sees the state beside the picture, and nothing of how it looks."""
+    _, agent, recording = pictured("seq_jepa")
+    view = View(agent.model, recording, torch.arange(1, 4), 2)
+    answers = list(nuisances(recording, view, view, seed=0))
+    spread = {a.source: a.value for a in answers if a.metric == "spread_ratio"}
+    assert spread["latent"] < 1e-9
+    assert spread["belief"] < 1e-9
+    assert spread["pixels"] > 0.3
+    r2 = {(a.target, a.source): a.value for a in answers if a.metric == "r2"}
+    assert r2["look", "latent"] < 0.1 < r2["look", "pixels"]
+    position = [r2["position", f"latent, {looks} looks"] for looks in ("fitted", "new")]
+    assert position[0] == pytest.approx(position[1], abs=1e-6)
+
+
+def test_an_encoder_of_pictures_sees_looks_and_is_left_as_it_was():
+    _, agent, recording = pictured("seq_jepa_pixels", observations="pixels")
+    before = {name: value.clone() for name, value in agent.model.state_dict().items()}
+    view = View(agent.model, recording, torch.arange(1, 4), 2)
+    z = latents(view, recording.redrawn)
+    assert spread_ratio(z.flatten(0, 1)) > 0.1
+    # Had the last row looked as it did, the belief would be the one that it was.
+    seen = view.z[:, recording.redrawn.rows][:, :, None].expand_as(z)
+    believed = view.belief[:, recording.redrawn.rows][:, :, None].expand_as(z)
+    torch.testing.assert_close(beliefs(view, recording.redrawn, seen), believed, atol=1e-5, rtol=1e-4)
+    list(nuisances(recording, view, view, seed=0))
+    assert all(torch.equal(before[name], value) for name, value in agent.model.state_dict().items())
+
+
+def test_the_spread_is_a_share_of_whitened_channels():
+    looks, states = torch.randn(1, 9, 4).expand(50, 9, 4), torch.randn(50, 1, 4).expand(50, 9, 4)
+    assert spread_ratio(looks) == pytest.approx(1)
+    assert spread_ratio(states) == 0
+    both = torch.cat([1e3 * looks, states], -1)  # of eight channels half, however large they are
+    assert spread_ratio(both) == pytest.approx(0.5)
+    assert spread_ratio(torch.cat([both, torch.ones(50, 9, 8)], -1)) == pytest.approx(0.5)
+
+
+def test_a_report_without_pictures_leaves_the_question_out_and_says_why(rover, tmp_path):
+    agent, _, recording = rover
+    assert recording.redrawn is None
+    answers = list(ask(rover).all())
+    assert omitted(agent.spec, answers) == "nuisance: nothing is rendered"
+    probe_report.write(tmp_path, {"env": "rover"}, answers)
+    assert "nuisance" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_with_pictures_says_what_less_is_better(tmp_path):
+    cfg, agent, _ = pictured("seq_jepa_pixels", looks=0)
+    brief = BRIEF | {"episodes": 6, "decisions": 12, "horizons": [1], "seed": 0}
+    answers, _ = interview(agent, cfg, agent.spec, **brief)
+    assert omitted(agent.spec, answers) == ""
+    found = metrics(answers)
+    assert 0 < found["probe/nuisance/spread/latent@0"] < 1
+    assert {"probe/nuisance/look/belief@0", "probe/nuisance/position/latent-new_looks@0"} <= found.keys()
+    lines = [line for line in probe_report.headlines(answers) if line.startswith("nuisance of spread")]
+    lowest = min(a.value for a in answers if (a.target, a.role) == ("spread", "floor"))
+    assert f"floor {lowest:.3f}" in lines[0]
+    probe_report.write(tmp_path, {"env": "cartpole"}, answers)
+    assert "Does it matter how a state looks?" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "nuisance.png").stat().st_size > 5000

@@ -32,6 +32,7 @@ _SCENE = """
     <camera name="eye" pos="0 1.77 1.77" xyaxes="-1 0 0 0 -.7071 .7071" fovy="40"/>
     <body name="object" mocap="true">{slots}</body>
   </worldbody>
+  {more}
 </mujoco>
 """
 _SLOT = '<geom name="slot{}" type="box" size=".1 .1 .1" contype="0" conaffinity="0"/>'
@@ -61,9 +62,17 @@ class View:
         return np.array([*self.rotation, self.floor_hue, *self.light], np.float32)
 
 
-def draw_view(random: np.random.Generator, angles: tuple[float, float, float]) -> View:
-    """Turn by uniform extrinsic X, Y and Z angles up to `angles`, and choose floor and light."""
-    x, y, z = (random.uniform(-limit, limit) for limit in angles)
+def draw_view(
+    random: np.random.Generator,
+    angles: tuple[float, float, float],
+    least: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> View:
+    """Turn by uniform extrinsic X, Y and Z angles from `least` to `angles`, and choose floor and light."""
+    drawn = [random.uniform(-limit, limit) for limit in angles]
+    x, y, z = (
+        np.copysign(low + abs(angle) * (high - low) / high, angle) if low and high else angle
+        for angle, low, high in zip(drawn, least, angles, strict=True)
+    )
     rotation = multiply(about("z", z), multiply(about("y", y), about("x", x)))
     light = random.uniform(0, np.pi / 4), random.uniform(0, 2 * np.pi), random.uniform()
     return View(rotation, random.uniform(), light)
@@ -101,20 +110,21 @@ def instance(number: int, index: int) -> list[Part]:
                 part.size * random.uniform(0.7, 1.35, 3),
                 part.place * stretch + random.uniform(-0.12, 0.12, 3) * spread,
                 _multiply_wxyz(small / np.linalg.norm(small), part.attitude),
-                _colour(hue + random.normal(0, 0.08), random.uniform(0.3, 0.8), random.uniform(0.5, 0.95)),
+                colour(hue + random.normal(0, 0.08), random.uniform(0.3, 0.8), random.uniform(0.5, 0.95)),
             )
         )
     if random.uniform() < 0.3:
         host, away = parts[random.integers(len(parts))], random.normal(size=3)
         place = host.place + away / np.linalg.norm(away) * host.size.max()
-        parts.append(Part("ellipsoid", random.uniform(0.05, 0.1, 3), place, _UPRIGHT, _colour(hue, 0.5, 0.8)))
+        parts.append(Part("ellipsoid", random.uniform(0.05, 0.1, 3), place, _UPRIGHT, colour(hue, 0.5, 0.8)))
     return _centred(parts)
 
 
 _UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+def colour(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Red, green and blue of a hue, which goes round: 3."""
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
 
 
@@ -130,10 +140,12 @@ def _centred(parts: list[Part]) -> list[Part]:
 class Scene:
     """One compiled model in which every object is drawn: its geometry is edited in place."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "", look: str = "objects") -> None:
+        """With `more` sections of MJCF beside the object; every other scene goes by a `look` of its own."""
         import mujoco
 
-        xml = _SCENE.format(slots="".join(_SLOT.format(i) for i in range(SLOTS)))
+        self.look = look
+        xml = _SCENE.format(slots="".join(_SLOT.format(i) for i in range(SLOTS)), more=more)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
         self.slots = [self.model.geom(f"slot{i}").id for i in range(SLOTS)]
@@ -158,13 +170,13 @@ class Scene:
 
         model, data = self.model, self.data
         data.mocap_quat[0] = np.roll(view.rotation, 1)  # MuJoCo has w first
-        model.geom_rgba[self.floor] = [*_colour(view.floor_hue, 0.6, 0.6), 1.0]
+        model.geom_rgba[self.floor] = [*colour(view.floor_hue, 0.6, 0.6), 1.0]
         theta, phi, hue = view.light
         place = 4 * np.array([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)])
         model.light_pos[self.spot], model.light_dir[self.spot] = place, -place / 4
-        model.light_diffuse[self.spot] = _colour(hue, 1.0, 0.8)
+        model.light_diffuse[self.spot] = colour(hue, 1.0, 0.8)
         mujoco.mj_forward(model, data)
-        what = GeometryRenderer("objects", model, data, "eye")
+        what = GeometryRenderer(self.look, model, data, "eye")
         return resize(render_suite(what, size * finer, size * finer), size, size)
 
 

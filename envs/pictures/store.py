@@ -5,16 +5,20 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs.pictures.objects import LATENTS, Scene, asymmetric, draw_view, instance
+from envs.pictures.objects import LATENTS, Scene, View, asymmetric, draw_view, instance
 from envs.spec import EnvError
 
 FLUSH = 32  # objects between two writes that survive a crash
+BEYOND = 6  # views of an object turned farther than in its set
 TRIES = 20  # objects drawn until one has no symmetry
+
+Draw = Callable[[int], dict[str, np.ndarray]]  # an item's row of each array, from its number alone
 
 
 @dataclass(frozen=True)
@@ -58,65 +62,112 @@ def make_pictures(
     root: Path, wanted: ObjectSet, tell: Callable[[str, int], None] = lambda *_: None
 ) -> Pictures:
     """Open the store of an object set below `root`, drawing what is not there yet."""
-    folder = Path(root) / f"objects-{_digest(wanted)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _describe(folder / "set.json", wanted)
-    arrays: dict[str, np.memmap] = {
-        name: _open(folder / f"{name}.npy", *shape) for name, shape in _shapes(wanted).items()
+    rows = (wanted.objects, wanted.views)
+    shapes = {
+        "images": ((*rows, wanted.size, wanted.size, 3), "uint8"),
+        "latents": ((*rows, len(LATENTS)), "float32"),
     }
-    missing = np.flatnonzero(arrays["done"] == 0)
-    if len(missing):
-        scene = Scene()
-        for count, number in enumerate(missing, start=1):
-            _draw(scene, wanted, int(number), arrays)
-            tell("objects drawn", wanted.objects - len(missing) + count)
-            if count % FLUSH == 0 or count == len(missing):
-                # Pictures first: what is marked as done must be on the disk whatever happens next.
-                for name in ("images", "latents"):
-                    arrays[name].flush()
-                arrays["done"][missing[count - 1 - (count - 1) % FLUSH : count]] = 1
-                arrays["done"].flush()
-    labels, place = np.divmod(np.arange(wanted.objects), wanted.train + wanted.val)
-    return Pictures(arrays["images"], arrays["latents"], labels, place >= wanted.train)
+    found = fill(root, "objects", asdict(wanted), shapes, lambda: partial(_draw, Scene(), wanted), tell)
+    labels, held_out = split(wanted.classes, wanted.train, wanted.val)
+    return Pictures(found["images"], found["latents"], labels, held_out)
 
 
-def _draw(scene: Scene, wanted: ObjectSet, number: int, arrays: dict[str, np.memmap]) -> None:
+def make_beyond(
+    root: Path, wanted: ObjectSet, tell: Callable[[str, int], None] = lambda *_: None
+) -> Pictures:
+    """The held-out objects of a set again, in a few views turned farther than any of the set's own."""
+    labels, _ = split(wanted.classes, 0, wanted.val)
+    rows = (len(labels), BEYOND)
+    shapes = {
+        "images": ((*rows, wanted.size, wanted.size, 3), "uint8"),
+        "latents": ((*rows, len(LATENTS)), "float32"),
+    }
+    facts = asdict(wanted) | {"beyond": BEYOND}
+    found = fill(root, "objects", facts, shapes, lambda: partial(_draw_beyond, Scene(), wanted), tell)
+    return Pictures(found["images"], found["latents"], labels, np.ones(len(labels), bool))
+
+
+def _draw(scene: Scene, wanted: ObjectSet, number: int) -> dict[str, np.ndarray]:
     """Draw every view of an object, a function of the set and the number alone."""
     label, place = divmod(number, wanted.train + wanted.val)
+    _show(scene, wanted, label, place)
+    random = np.random.default_rng((7_003, wanted.seed, number))
+    x, y, z = np.radians(wanted.angles)
+    return _shoot(scene, wanted, [draw_view(random, (x, y, z)) for _ in range(wanted.views)])
+
+
+def _draw_beyond(scene: Scene, wanted: ObjectSet, number: int) -> dict[str, np.ndarray]:
+    """Draw a held-out object turned by more than the set's angles about each axis that turns."""
+    label, place = divmod(number, wanted.val)
+    _show(scene, wanted, label, wanted.train + place)
+    random = np.random.default_rng((7_005, wanted.seed, number))
+    x, y, z = np.radians(wanted.angles)
+    farthest = np.radians([180.0 if angle else 0.0 for angle in wanted.angles])
+    a, b, c = (float(angle) for angle in farthest)
+    views = [draw_view(random, (a, b, c), least=(x, y, z)) for _ in range(BEYOND)]
+    return _shoot(scene, wanted, views)
+
+
+def _show(scene: Scene, wanted: ObjectSet, label: int, place: int) -> None:
+    """Put an object under the camera: the first of its tries that has no symmetry."""
     for attempt in range(TRIES):
         parts = instance(label, wanted.seed * 1_000_000 + place + 100_000 * attempt)
         if asymmetric(scene, parts):
-            break
-    else:
-        raise EnvError(f"family {label}: no object without symmetry in {TRIES} tries; use fewer classes")
-    random = np.random.default_rng((7_003, wanted.seed, number))
-    x, y, z = np.radians(wanted.angles)
-    scene.show(parts)
-    for view in range(wanted.views):
-        chosen = draw_view(random, (x, y, z))
-        arrays["images"][number, view] = scene.draw(chosen, wanted.size, finer=2 if wanted.size < 64 else 1)
-        arrays["latents"][number, view] = chosen.vector()
+            return scene.show(parts)
+    raise EnvError(f"family {label}: no object without symmetry in {TRIES} tries; use fewer classes")
 
 
-def _shapes(wanted: ObjectSet) -> dict[str, tuple[tuple[int, ...], str]]:
-    rows = (wanted.objects, wanted.views)
-    return {
-        "images": ((*rows, wanted.size, wanted.size, 3), "uint8"),
-        "latents": ((*rows, len(LATENTS)), "float32"),
-        "done": ((wanted.objects,), "uint8"),
-    }
+def _shoot(scene: Scene, wanted: ObjectSet, views: list[View]) -> dict[str, np.ndarray]:
+    images = [scene.draw(view, wanted.size, finer=2 if wanted.size < 64 else 1) for view in views]
+    return {"images": np.stack(images), "latents": np.stack([view.vector() for view in views])}
+
+
+# ---- what every store of pictures is made with
+
+
+def fill(
+    root: Path,
+    what: str,
+    facts: dict[str, Any],
+    shapes: dict[str, tuple[tuple[int, ...], str]],
+    start: Callable[[], Draw],
+    tell: Callable[[str, int], None],
+) -> dict[str, np.memmap]:
+    """Map the arrays of a set, N items each, drawing those that are not there yet: N ..., as in `shapes`."""
+    folder = Path(root) / f"{what}-{_digest(facts)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _describe(folder / "set.json", facts)
+    arrays = {name: _open(folder / f"{name}.npy", *shape) for name, shape in shapes.items()}
+    total = len(next(iter(arrays.values())))
+    done = _open(folder / "done.npy", (total,), "uint8")
+    missing = np.flatnonzero(done == 0)
+    if not len(missing):
+        return arrays
+    draw = start()  # only now: a machine that has no GL can use what is complete
+    for first in range(0, len(missing), FLUSH):
+        group = missing[first : first + FLUSH]
+        for count, number in enumerate(group, start=total - len(missing) + first + 1):
+            for name, row in draw(int(number)).items():
+                arrays[name][number] = row
+            tell(f"{what} drawn", count)
+        # Pictures first: what is marked as done must be on the disk whatever happens next.
+        for array in arrays.values():
+            array.flush()
+        done[group] = 1
+        done.flush()
+    return arrays
+
+
+def split(classes: int, train: int, val: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each object, class by class, and whether it is held out, the last of each are: O, O."""
+    labels, place = np.divmod(np.arange(classes * (train + val)), train + val)
+    return labels, place >= train
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     """Map an array; one that is not there appears under its name only when it has its whole size."""
     if not path.exists():
-        fresh = path.with_suffix(f".{os.getpid()}.new")
-        array = np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=shape)
-        # Blocks are taken now, so that a full disk is an error here and not a crash while drawing.
-        with open(fresh, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, fresh.stat().st_size)
-        del array
-        os.replace(fresh, path)
+        _create(path, shape, dtype)
     try:
         array = np.lib.format.open_memmap(path, mode="r+")
     except ValueError as error:
@@ -126,12 +177,25 @@ def _open(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     return array
 
 
-def _describe(path: Path, wanted: ObjectSet) -> None:
+def _create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    fresh = path.with_suffix(f".{os.getpid()}.new")
+    try:
+        np.lib.format.open_memmap(fresh, mode="w+", dtype=dtype, shape=shape)
+        # Blocks are taken now, so that a full disk is an error here and not a crash while drawing.
+        with open(fresh, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, fresh.stat().st_size)
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize / 2**20
+        raise EnvError(f"cannot make {path} of {size:.0f} MiB ({error}); choose a smaller set") from error
+
+
+def _describe(path: Path, facts: dict[str, Any]) -> None:
     """Write what the folder holds, for people and for other versions of this code."""
-    facts: dict[str, Any] = asdict(wanted) | {"angles": list(wanted.angles)}
     if not path.exists():
         path.write_text(json.dumps(facts, indent=1))
 
 
-def _digest(wanted: ObjectSet) -> str:
-    return hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

@@ -65,10 +65,14 @@ def run_command(
     argv: Sequence[str] | None = None,
     *,
     options: type | None = None,
+    load: str = "load_config",
 ) -> int:
-    """Parse argv (the configuration, or `options`), call `body` with the result and return the exit code."""
+    """Parse argv (the configuration, or `options`), call `body` with the result and return the exit code.
+
+    `load` names the function of agents.config that composes the configuration.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(functools.partial(_dispatch, name, body, words, options))
+    return _guarded(functools.partial(_dispatch, name, body, words, options, load))
 
 
 def command(main: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
@@ -92,9 +96,9 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[[list[str] | No
     return wrapped
 
 
-def _dispatch(name: str, body: Body, words: list[str], options: type | None) -> int | None:
+def _dispatch(name: str, body: Body, words: list[str], options: type | None, load: str) -> int | None:
     if HELP & set(words):
-        print(_help(name, body, options))
+        print(_help(name, body, options, load))
         return 0
     if "--version" in words:
         from agents import __version__
@@ -106,20 +110,22 @@ def _dispatch(name: str, body: Body, words: list[str], options: type | None) -> 
     if options is not None:
         return body(parse_options(words, options))
     prepare_threads(words)
-    from agents.config import load_config, to_yaml
+    from agents import config as configuration
 
-    config = load_config([word for word in words if word != "--show-config"])
+    config = getattr(configuration, load)([word for word in words if word != "--show-config"])
     if "--show-config" in words:
-        print(to_yaml(config), end="")
+        print(configuration.to_yaml(config), end="")
         return 0
     return body(config)
 
 
-def _help(name: str, body: Body, options: type | None) -> str:
+def _help(name: str, body: Body, options: type | None, load: str) -> str:
     if options is None:
         from agents.config import help_text
+        from agents.pretrain_schema import PretrainConfig
+        from agents.schema import RunConfig
 
-        return help_text(name)
+        return help_text(name, PretrainConfig if load == "load_pretraining" else RunConfig)
     about = (body.__doc__ or options.__doc__ or "").strip().splitlines()
     module = (sys.modules[body.__module__].__doc__ or "").strip().splitlines()
     examples = [line for line in module if line.strip().startswith("python -m agents.")]

@@ -11,6 +11,7 @@ from typing import Any
 from agents import durable
 from agents.options import UserError, suggest
 from agents.overrides import environments, groups, normalise
+from agents.pretrain_schema import PretrainConfig, check_pretraining
 from agents.schema import (
     AgentConfig,
     EnvConfig,
@@ -21,6 +22,7 @@ from agents.schema import (
     RunSettings,
     TrainerConfig,
     check,
+    check_values,
     leaves,
 )
 
@@ -29,6 +31,7 @@ __all__ = [
     "EnvConfig",
     "LoggerConfig",
     "PlanConfig",
+    "PretrainConfig",
     "ReplayConfig",
     "RunConfig",
     "RunSettings",
@@ -38,6 +41,7 @@ __all__ = [
     "env_name",
     "help_text",
     "load_config",
+    "load_pretraining",
     "read_config",
     "save_yaml",
     "to_yaml",
@@ -61,6 +65,13 @@ NOT_TRAINING = {
     "trainer.log_every",
     "trainer.video",
     "trainer.threads",
+    "variant",
+    "study",
+    "data.root",
+    "learning.log_every",
+    "learning.checkpoint_every",
+    "learning.keep",
+    "learning.threads",
 }
 """Settings that do not change what is learned from the same frames, so a resumed run may change them."""
 
@@ -84,6 +95,16 @@ EXAMPLES = (
     "env=toy_ring trainer=debug",
     "env=dmc_walker agent=policy",
 )
+PRETRAIN_USUAL = (
+    *("seed", "device", "data.tier", "data.root", "learning.updates", "learning.batch", "learning.observed"),
+    *("learning.threads", "study.seeds", "study.only", "run.root", "run.dir", "run.fresh"),
+)
+PRETRAIN_EXAMPLES = (
+    "experiment=objects",
+    "experiment=objects data.tier=t0 study.only=[both,none] study.seeds=1",
+    "experiment=saccades",
+    "data=objects worldmodel=seq_jepa_paper device=cuda learning.batch=512",
+)
 MOST_BYTES = 1_000_000
 _INDEX = re.compile(r"(\.\d+)+$")
 _RESOLVER = re.compile(r"\$\{[^}]*:")
@@ -91,12 +112,19 @@ _RESOLVER = re.compile(r"\$\{[^}]*:")
 
 def load_config(argv: Sequence[str]) -> RunConfig:
     """Compose the configuration of a run from the words of a command line and check every value."""
-    words = normalise(argv)
-    config = _to_schema(_compose(words))
+    config = _to_schema(_compose(normalise(argv), RunConfig))
     if config.env.entry and not any(word.startswith("env.entry=") for word in argv):
         text = f"env.entry={config.env.entry} names code to run, and only the command line may do that"
         raise UserError(text, f"type env.entry={config.env.entry} there")
     check(config)
+    return config
+
+
+def load_pretraining(argv: Sequence[str]) -> PretrainConfig:
+    """Compose the configuration of a pre-training run from the words of a command line and check it."""
+    config = _to_schema(_compose(normalise(argv, PretrainConfig), PretrainConfig))
+    check_values(config)
+    check_pretraining(config)
     return config
 
 
@@ -136,25 +164,25 @@ def _parse_yaml(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def config_dict(config: RunConfig) -> dict[str, Any]:
+def config_dict(config: RunConfig | PretrainConfig) -> dict[str, Any]:
     """Return the configuration as plain dicts, lists and scalars."""
     return dataclasses.asdict(config)
 
 
-def config_hash(config: RunConfig) -> str:
+def config_hash(config: RunConfig | PretrainConfig) -> str:
     """Return the SHA-256 of every setting that affects training, in hex."""
     kept = [(key, value) for key, value in _flat(config_dict(config)) if not _excluded(key)]
     return hashlib.sha256(json.dumps(sorted(kept), separators=(",", ":")).encode()).hexdigest()
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: RunConfig | PretrainConfig) -> str:
     """Return the configuration as YAML text."""
     import yaml
 
     return yaml.safe_dump(config_dict(config), sort_keys=False, default_flow_style=False)
 
 
-def save_yaml(config: RunConfig, path: Path) -> None:
+def save_yaml(config: RunConfig | PretrainConfig, path: Path) -> None:
     """Write the configuration; nothing in it comes from the environment, so no secret can reach the file."""
     with durable.disk_errors(path):
         durable.replace_file(path, to_yaml(config).encode())
@@ -168,22 +196,24 @@ def env_name(config: EnvConfig) -> str:
     return f"{config.kind}_{what}".rstrip("_") if config.kind != "entry" else what
 
 
-def help_text(command: str) -> str:
+def help_text(command: str, schema: type = RunConfig) -> str:
     """Return the help of a command that takes the whole configuration; imports nothing heavy."""
-    fields = {key: field for key, _, field in leaves()}
+    fields = {key: field for key, _, field in leaves(schema)}
     lines = [f"usage: python -m agents.{command} [group=choice …] [key=value …]", "", "groups:"]
-    shown = {name: choices for name, choices in groups().items() if "/" not in name and name != "env"}
+    shown = {name: found for name, found in groups(schema).items() if "/" not in name and name != "env"}
     lines += [f"  {name + '=':<14} {', '.join(choices)}" for name, choices in shown.items()]
-    lines += ["", "environments (env=…):", *_columns(environments())]
+    if schema is RunConfig:
+        lines += ["", "environments (env=…):", *_columns(environments())]
     lines += ["", "settings most used (--show-config prints all of them):"]
-    for key in USUAL:
+    usual, examples = (USUAL, EXAMPLES) if schema is RunConfig else (PRETRAIN_USUAL, PRETRAIN_EXAMPLES)
+    for key in usual:
         value = fields[key].default
         default = "unset" if value is None else str(value).lower() if isinstance(value, bool) else value
         choices = fields[key].metadata["choices"]
         about = fields[key].metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
         lines.append(f"  {key + '=':<20} {about} [{default}]")
     lines += ["", "examples:"]
-    return "\n".join([*lines, *(f"  python -m agents.{command} {example}" for example in EXAMPLES)])
+    return "\n".join([*lines, *(f"  python -m agents.{command} {example}" for example in examples)])
 
 
 def _columns(names: list[str], width: int = 100) -> list[str]:
@@ -193,16 +223,20 @@ def _columns(names: list[str], width: int = 100) -> list[str]:
     return ["  " + "".join(name.ljust(step) for name in row).rstrip() for row in rows]
 
 
-def _compose(words: list[str]) -> Any:
+PRIMARY = {RunConfig: "config", PretrainConfig: "pretrain"}  # the file that composition begins with
+
+
+def _compose(words: list[str], schema: type) -> Any:
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    for name, node in (("run_schema", RunConfig), ("pretrain_schema", PretrainConfig)):
+        ConfigStore.instance().store(name=name, node=node)
     try:
         with initialize_config_module("configs", version_base="1.3"):
-            return compose("config", overrides=words)
+            return compose(PRIMARY[schema], overrides=words)
     except (HydraException, OmegaConfBaseException) as error:
         raise _translate(error) from None
 
@@ -218,7 +252,7 @@ def _merge(plain: dict[str, Any], path: Path) -> Any:
         raise UserError(f"{path} does not fit this version: {text}", "use the version in run.json") from None
 
 
-def _to_schema(node: Any) -> RunConfig:
+def _to_schema(node: Any) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -228,7 +262,7 @@ def _to_schema(node: Any) -> RunConfig:
             fix = f"write the value itself, or let the shell fill it in: {key}=$NAME"
             raise UserError(f"{key} uses a resolver, which could copy secrets into files: {value}", fix)
     try:
-        return OmegaConf.to_object(node)  # type: ignore[return-value]
+        return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise _translate(error) from None
 
@@ -266,7 +300,7 @@ def _translate(error: Exception) -> UserError:
 def _world_model_keys() -> list[str]:
     from omegaconf import OmegaConf
 
-    tree = OmegaConf.to_container(_compose([]).worldmodel, resolve=False)
+    tree = OmegaConf.to_container(_compose([], RunConfig).worldmodel, resolve=False)
     return sorted({f"worldmodel.{_INDEX.sub('', key)}" for key, _ in _flat(tree)})
 
 

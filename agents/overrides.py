@@ -1,5 +1,6 @@
 """Read the words of a command line before Hydra does, so that a mistake is answered with the right name."""
 
+import dataclasses
 import difflib
 import functools
 import importlib.util
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.options import UserError, suggest
-from agents.schema import leaves
+from agents.schema import RunConfig, leaves
 
 FOREIGN = {
     "steps": "trainer.frames",
@@ -55,15 +56,30 @@ def config_folder() -> Path:
 
 
 @functools.cache
-def groups() -> dict[str, list[str]]:
-    """Return the choices of every config group, by name."""
+def groups(schema: type | None = None) -> dict[str, list[str]]:
+    """Return the choices of every config group, or of those that a schema's configuration has, by name."""
     found = {}
     folders = (path for path in config_folder().rglob("*") if path.is_dir() and path.name[0] not in "_.")
     for folder in sorted(folders):
         choices = sorted(path.stem for path in folder.glob("*.yaml"))
         if choices:
             found[folder.relative_to(config_folder()).as_posix()] = choices
-    return found
+    return found if schema is None else _of_schema(found, schema)
+
+
+def _of_schema(found: dict[str, list[str]], schema: type) -> dict[str, list[str]]:
+    """Keep the groups that fill a section of the schema, and the experiments that set nothing else."""
+    sections = {field.name for field in dataclasses.fields(schema)} | {"experiment"}
+    kept = {name: choices for name, choices in found.items() if name.partition("/")[0] in sections}
+    fitting = [name for name in kept["experiment"] if _sections_set(name) <= sections]
+    return kept | {"experiment": fitting}
+
+
+def _sections_set(experiment: str) -> set[str]:
+    """Name the sections that an experiment sets, or chooses from a group."""
+    text = (config_folder() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
+    found = re.findall(r"^(?: +- override /(\w+)|(\w+):)", text, re.MULTILINE)
+    return {chosen or key for chosen, key in found} - {"defaults"}
 
 
 def environments() -> list[str]:
@@ -73,10 +89,10 @@ def environments() -> list[str]:
     return sorted({*groups()["env"], *names()})
 
 
-def normalise(words: Sequence[str]) -> list[str]:
+def normalise(words: Sequence[str], schema: type = RunConfig) -> list[str]:
     """Check every word of a command line and rewrite our shorthands into overrides that Hydra understands."""
-    known = {key: hint for key, hint, _ in leaves()}
-    known_groups = groups()
+    known = {key: hint for key, hint, _ in leaves(schema)}
+    known_groups = groups(schema)
     first: list[str] = []
     rest: list[str] = []
     seen: dict[str, str] = {}
@@ -85,19 +101,19 @@ def normalise(words: Sequence[str]) -> list[str]:
         if key in seen and seen[key] != value:
             raise UserError(f"{key} is given twice: {seen[key]} and {value}", f"keep one {key}=…")
         seen[key] = value
-        if key == "env":
+        if key == "env" and "env" in known_groups:
             first += _environment(value)
         elif key in known_groups:
             _check_choice(key, value, known_groups[key])
             rest.append(word)
         elif key == "env.kwargs" or key.startswith("env.kwargs."):
             rest.append(f"++{key}={value}")
-        elif key.startswith("worldmodel."):
+        elif key.startswith(("worldmodel.", "study.variants")):
             rest.append(word)
         else:
             _check_key(key, known, known_groups)
             rest.append(f"{key}={_number(value, known[key])}")
-    return first + _implied(seen) + rest
+    return first + (_implied(seen) if "env" in known_groups else []) + rest
 
 
 def _implied(seen: dict[str, str]) -> list[str]:
@@ -167,6 +183,9 @@ def _check_key(key: str, known: dict[str, Any], choices: dict[str, list[str]]) -
 def _check_choice(group: str, value: str, choices: list[str]) -> None:
     for one in value.strip("[]").split(","):
         if one.strip() not in (*choices, "null"):
+            if one.strip() in groups()[group]:  # a pre-training experiment given to train, or the reverse
+                text = f"{group}={one} is for another command"
+                raise UserError(text, f"its first lines say which: configs/{group}/{one}.yaml")
             fix = f"choose one of {', '.join(choices)}"
             raise UserError(f"there is no {group}={one}{suggest(one, choices)}", fix)
 

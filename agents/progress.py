@@ -12,14 +12,15 @@ class Progress:
 
     def __init__(
         self,
-        total_frames: int,
+        total: int,
         every_s: float = 10,
         mode: str = "auto",
         stream: IO[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        budget: str = "frames",
     ) -> None:
-        """Choose the form: auto (rich on a terminal, else plain), rich, plain or off."""
-        self.total, self.every, self.clock = total_frames, every_s, clock
+        """Choose the form: auto (rich on a terminal, else plain), rich, plain or off; and what is counted."""
+        self.total, self.every, self.clock, self.budget = total, every_s, clock, budget
         self.stream = stream or sys.stderr
         self.mode = ("rich" if self.stream.isatty() else "plain") if mode == "auto" else mode
         self._first: tuple[float, int, int] | None = None  # a resumed run starts in the middle
@@ -78,12 +79,13 @@ class Progress:
         base = self._mark if now - self._mark[0] > 1 else self._first
         elapsed = max(now - base[0], 1e-9)
         speed, pace = (frames - base[1]) / elapsed, (updates - base[2]) / elapsed
-        left = max(self.total - frames, 0)
+        done, rate = (frames, speed) if self.budget == "frames" else (updates, pace)
+        left = max(self.total - done, 0)
         parts = [
-            f"{frames:,}/{self.total:,} frames ({100 * min(frames / max(self.total, 1), 1):.0f} %)",
+            f"{done:,}/{self.total:,} {self.budget} ({100 * min(done / max(self.total, 1), 1):.0f} %)",
             f"{speed:,.0f} frames/s",
             f"{pace:,.1f} updates/s",
-            f"{_clock_face(left / speed) if speed > 0 else '?'} left",
+            f"{_clock_face(left / rate) if rate > 0 else '?'} left",
         ]
         if self._return is not None:
             parts.append(f"return {self._return:.1f}")

@@ -169,13 +169,18 @@ def leaves(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{entry.name}", hint, entry
 
 
-def check(config: RunConfig) -> None:
-    """Raise UserError for values that leave their range or contradict each other."""
-    for key, _, entry in leaves():
+def check_values(config: Any) -> None:
+    """Raise UserError for values that leave their own range."""
+    for key, _, entry in leaves(type(config)):
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
         check_value(key, value, entry.metadata)
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError for values that leave their range or contradict each other."""
+    check_values(config)
     _check_env(config.env)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise UserError(f"device cannot be {config.device!r}", "choose auto, cpu, cuda or cuda:N")

@@ -35,12 +35,20 @@ class Target(nn.Module):
 
 
 class Online(Target):
-    """Answer with the online encoder as it is, behind a stop-gradient."""
+    """Answer with the online encoder as it is, behind a stop-gradient.
 
-    def __init__(self, encoder: Encoder) -> None:
+    `gradient=true` takes the stop-gradient away, to show what it is for: latents collapse.
+    """
+
+    def __init__(self, encoder: Encoder, *, gradient: bool = False) -> None:
         super().__init__()
+        self.gradient = gradient
         # In a tuple, so that the encoder is not registered (and saved, and optimised) a second time.
         self._online = (encoder,)
+
+    def forward(self, views: Views) -> Tensor:
+        """Answer, without gradient unless sabotaged: views -> B Q D."""
+        return self.answer(views) if self.gradient else super().forward(views)
 
     def answer(self, views: Views) -> Tensor:
         """Encode what is to be predicted: views -> B Q D."""

@@ -2,8 +2,9 @@
 
 import pytest
 
-from agents.config import load_config
+from agents.config import load_config, load_pretraining
 from agents.overrides import config_folder, environments, groups, normalise
+from agents.pretrain_schema import PretrainConfig
 from agents.schema import RunConfig, leaves
 
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
@@ -13,13 +14,21 @@ NEEDED["entry"] = ["env.entry=package.module:make"]
 
 def test_every_yaml_belongs_to_a_group_or_is_the_root():
     files = {path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml")}
-    assert files == {f"{group}/{choice}.yaml" for group, choice in CHOICES} | {"config.yaml"}
+    assert files == {f"{group}/{choice}.yaml" for group, choice in CHOICES} | {"config.yaml", "pretrain.yaml"}
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
 def test_every_choice_composes(group, choice):
     words = [f"{group}={choice}", *(NEEDED.get(choice, []) if group == "env" else [])]
-    assert isinstance(load_config(words), RunConfig)
+    if choice in groups(RunConfig).get(group, []):
+        assert isinstance(load_config(words), RunConfig)
+    if choice in groups(PretrainConfig).get(group, []):
+        assert isinstance(load_pretraining(words), PretrainConfig)
+
+
+def test_every_choice_belongs_to_some_command():
+    for group, choice in CHOICES:
+        assert choice in [*groups(RunConfig).get(group, []), *groups(PretrainConfig).get(group, [])]
 
 
 @pytest.mark.parametrize("name", environments())
@@ -37,7 +46,7 @@ def test_no_configuration_names_code_or_a_resolver():
 
 
 def test_every_setting_has_a_help_text_and_a_default_inside_its_own_bounds():
-    for key, _, entry in leaves():
+    for key, _, entry in [*leaves(), *leaves(PretrainConfig)]:
         assert entry.metadata.get("help"), key
         low, high = entry.metadata["low"], entry.metadata["high"]
         if isinstance(entry.default, int | float):

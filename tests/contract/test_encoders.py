@@ -12,6 +12,10 @@ CASES = {
     "mlp": ({"name": "mlp", "hidden": [16], "latent": 16}, STATE),
     "mlp symlog": ({"name": "mlp", "hidden": [16], "latent": 16, "scaling": "symlog"}, STATE),
     "conv": ({"name": "conv", "channels": [8, 8, 8], "hidden": [16], "latent": 16}, PIXELS),
+    "conv, pooled": (
+        {"name": "conv", "channels": [8, 8], "hidden": [], "latent": 8, "norm": "batch", "pooled": True},
+        PIXELS,
+    ),
     "conv and vectors": (
         {"name": "conv", "channels": [8, 8, 8], "hidden": [16], "latent": 16},
         PIXELS | STATE,

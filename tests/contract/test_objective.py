@@ -15,7 +15,7 @@ VARIANTS = sorted(path.stem for path in (CONFIGS / "worldmodel").glob("*.yaml"))
 PARTS = sorted(
     str(path.relative_to(CONFIGS / "worldmodel"))[:-5] for path in (CONFIGS / "worldmodel").glob("*/*.yaml")
 )
-IMAGES = ("resnet18", "conv", "pixels", "paper")
+IMAGES = ("resnet18", "conv", "conv_batch", "pixels", "paper", "views")
 
 
 def compose_config(variant="seq_jepa", *overrides):

@@ -130,7 +130,7 @@ def fingerprint(run: Path) -> dict[str, str]:
     files = [last / "weights.safetensors", last / "optim.safetensors", run / "metrics.jsonl"]
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     state = json.loads((last / "state.json").read_text())
-    found["frames"] = state["progress"]["counters"]["frames"]
+    found["done"] = state["updates"] if "updates" in state else state["progress"]["counters"]["frames"]
     return found
 
 

@@ -29,7 +29,10 @@ def image_keys(observation: Facts) -> tuple[str, ...]:
 
 
 class ConvEncoder(nn.Module):
-    """Encode images with stride-2 convolutions: dict of uint8 [B, T, C, Y, X] (and floats) -> B T D."""
+    """Encode images with stride-2 convolutions: dict of uint8 [B, T, C, Y, X] (and floats) -> B T D.
+
+    With `pooled` the latent is the mean over space of the last convolution, non-negative, as published.
+    """
 
     def __init__(
         self,
@@ -39,11 +42,15 @@ class ConvEncoder(nn.Module):
         hidden: Sequence[int] = (256,),
         latent: int = 128,
         activation: str = "silu",
+        norm: str = "none",
+        pooled: bool = False,
         normaliser: str = "simnorm",
         scaling: str = "running",
     ) -> None:
         super().__init__()
         self.size = latent
+        if norm not in ("none", "batch"):
+            raise ModelError(f"encoder norm={norm!r} is unknown; choose none or batch")
         self.keys = image_keys(observation)
         depth = sum(observation[key]["shape"][0] for key in self.keys)
         height, width = observation[self.keys[0]]["shape"][1:]
@@ -57,13 +64,22 @@ class ConvEncoder(nn.Module):
             raise ModelError(f"{len(channels)} stride-2 convolutions need images of at least {shrink} pixels")
         convolutions: list[nn.Module] = []
         for wide, narrow in zip([depth, *channels[:-1]], channels, strict=True):
-            convolutions += [nn.Conv2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
+            # Batch normalisation subtracts any bias again.
+            convolution = nn.Conv2d(wide, narrow, 4, stride=2, padding=1, bias=norm == "none")
+            scaled = [nn.BatchNorm2d(narrow)] if norm == "batch" else []
+            convolutions += [convolution, *scaled, nn.ReLU()]
         self.convolutions = nn.Sequential(*convolutions)
         self.vectors = Vectors(observation, scaling)
         pixels = channels[-1] * (height // shrink) * (width // shrink)
         sizes = [pixels + self.vectors.size, *hidden]
+        self.pooled = pooled
+        if pooled and (hidden or latent != channels[-1] or self.vectors.size):
+            raise ModelError(
+                "encoder pooled=true takes the last convolution's means as they are, so it needs "
+                f"hidden=[], latent={channels[-1]} and images alone"
+            )
         self.trunk = mlp(sizes, activation=activation)
-        self.head = nn.Linear(sizes[-1], latent)
+        self.head = nn.Identity() if pooled else nn.Linear(sizes[-1], latent)
         self.normaliser = build_normaliser(normaliser, latent)
 
     def observe(self, obs: Observations) -> None:
@@ -78,7 +94,8 @@ class ConvEncoder(nn.Module):
         # Channels last: a quarter less time for forward and backward on a CPU.
         x = x.flatten(0, -4).float().contiguous(memory_format=torch.channels_last)
         features = self.convolutions(x.div(255.0).sub(0.5))
-        features = features.flatten(1).unflatten(0, lead)
+        features = features.mean((-2, -1)) if self.pooled else features.flatten(1)
+        features = features.unflatten(0, lead)
         if self.vectors.size:
             features = torch.cat([features, self.vectors(obs)], -1)
         return self.normaliser(self.head(self.trunk(features)))

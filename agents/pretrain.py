@@ -1,0 +1,118 @@
+"""Pre-train a world model on pictures, without an agent: python -m agents.pretrain experiment=objects."""
+
+import copy
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from agents.cli import UserError, run_command
+
+EXAMINATION = "examination.json"
+
+
+def pretrain(cfg: Any) -> int:
+    """Learn every run of the study that is not learned yet, examine it, and print the claims."""
+    from agents.claims import report
+    from agents.progress import counting
+    from agents.stopping import Stopper
+
+    with Stopper() as stop:
+        runs = []
+        for one in plan(cfg):
+            with counting() as tell:
+                runs.append(learn(one, stop, tell))
+            if stop():
+                print("stopped; the same command goes on")
+                return stop.exit_code
+    for line in report(runs):
+        print(line)
+    return 0
+
+
+def plan(cfg: Any) -> list[Any]:
+    """Every run of a study, or the one run of a configuration that compares nothing."""
+    study = cfg.study
+    if not study.variants:
+        return [cfg]
+    names = study.only or list(study.variants)
+    # Seeds outermost: whoever stops half way has compared all variants on some seeds.
+    return [vary(cfg, name, cfg.seed + k) for k in range(study.seeds) for name in names]
+
+
+def vary(cfg: Any, name: str, seed: int) -> Any:
+    """One run of a study: a copy of the configuration with a variant's settings and a seed."""
+    from agents.pretrain_schema import check_pretraining
+    from agents.schema import check_values
+
+    one = copy.deepcopy(cfg)
+    one.variant, one.seed = name, seed
+    for key, value in (cfg.study.variants[name] or {}).items():
+        *path, leaf = key.split(".")
+        place: Any = one
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else getattr(place, part, None)
+        known = leaf in place if isinstance(place, dict) else hasattr(place, leaf)
+        if not known:
+            raise UserError(
+                f"study.variants.{name} sets {key}, which is no setting", "--show-config prints all"
+            )
+        if isinstance(place, dict):
+            place[leaf] = value
+        else:
+            setattr(place, leaf, value)
+    check_values(one)
+    check_pretraining(one)
+    return one
+
+
+def learn(cfg: Any, stop: Any, tell: Any) -> Path:
+    """Learn one run to its end, or to where it is stopped, and examine it: -> its directory."""
+    from agents.config import config_dict, config_hash, save_yaml
+    from agents.rundir import open_run
+
+    name = f"{cfg.data.kind}_{cfg.data.tier}"
+    about = {"config": config_dict(cfg), "dir": cfg.run.dir, "fresh": cfg.run.fresh, "device": cfg.device}
+    with open_run(cfg.run.root, name, cfg.seed, config_hash(cfg), **about) as run, ExitStack() as closing:
+        if (run.path / EXAMINATION).exists():
+            return run.path
+        print(f"{cfg.variant or 'run'}, seed {cfg.seed}: {run.path}", file=sys.stderr)
+        save_yaml(cfg, run.path / "config.yaml")
+        from agents.pretraining import Pretraining  # torch and MuJoCo load after every cheap check
+
+        session = Pretraining(cfg, run, stop, closing, tell)
+        if session.run():
+            examined(session, tell)
+        return run.path
+
+
+def examined(session: Any, tell: Any) -> None:
+    """Examine what was learned and keep the answers beside it."""
+    from agents import durable
+    from agents.examination import Subject, examine
+    from agents.landscape import draw
+
+    cfg = session.cfg
+    session.stop.impatient = True  # nothing of the run is lost while heads are fitted
+    subject = Subject(session.objective.model, session.source, seed=cfg.seed)
+    draw(subject, session.path / "plots" / "landscape.png")
+    answers = examine(subject, tell)
+    session.stop.impatient = False
+    found = {
+        "variant": cfg.variant,
+        "seed": cfg.seed,
+        "updates": session.updates,
+        "frames": session.frames,
+        "metrics": answers,
+    }
+    durable.replace_file(session.path / EXAMINATION, json.dumps(found, indent=1, sort_keys=True).encode())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    return run_command("pretrain", pretrain, argv, load="load_pretraining")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -86,6 +86,11 @@ def test_no_gradient_goes_in_or_out(case):
     assert all(not p.requires_grad and p.grad is None for p in objective.target.parameters())
 
 
+def test_a_sabotaged_target_lets_the_gradient_in():
+    objective, batch = make_objective({"name": "online", "gradient": True}), make_batch()
+    assert answer(objective, batch).requires_grad
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_is_that_of_a_constant_answer(case):
     """Goes red when the stop-gradient is removed: answers would be pulled towards predictions."""

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from envs import EnvError
 from envs.pictures import store
@@ -20,7 +21,8 @@ from envs.pictures.objects import (
     multiply,
     relative,
 )
-from envs.pictures.store import ObjectSet, make_pictures
+from envs.pictures.sequences import ObjectViews
+from envs.pictures.store import ObjectSet, make_beyond, make_pictures
 from envs.render import choose_backend
 
 TINY = ObjectSet(classes=2, train=2, val=1, views=3, size=16)
@@ -145,6 +147,45 @@ def test_a_store_that_was_cut_ends_the_same(scene, tmp_path, monkeypatch):
     drawn.clear()
     make_pictures(tmp_path / "cut", TINY, lambda _, count: drawn.append(count))
     assert not drawn
+
+
+def test_beyond_are_held_out_objects_turned_farther_than_any_of_the_set(scene, tmp_path):
+    narrow = ObjectSet(classes=2, train=2, val=1, views=3, size=16, angles=(0.0, 30.0, 90.0))
+    found = make_beyond(tmp_path, narrow)
+    assert found.labels.tolist() == [0, 1]
+    assert found.held_out.all()
+    for x, y, z, w in found.latents[..., :4].reshape(-1, 4):
+        m = matrix((x, y, z, w))
+        turned = np.degrees(np.abs([np.arctan2(m[2, 1], m[2, 2]), np.arcsin(-m[2, 0])]))
+        assert turned[0] < 1e-3 or abs(turned[0] - 180) < 1e-3  # an angle about Y beyond 90 shows as a flip
+        assert turned[1] > 29 or abs(turned[0] - 180) < 1e-3
+    inside = make_pictures(tmp_path, narrow)
+    assert len(inside.labels) == 6  # a store of its own
+    source = ObjectViews(inside, beyond=lambda: found)
+    assert source.beyond().held_out.all()
+    assert ObjectViews(found).beyond() is None
+
+
+def test_sequences_of_objects_show_different_views_and_the_turns_between_them(scene, tmp_path):
+    source = ObjectViews(make_pictures(tmp_path, TINY), colour=True)
+    things = torch.tensor([0, 0, 4])
+    drawn = source.draw(things, 3, torch.Generator().manual_seed(0))
+    assert drawn.images.shape == (3, 3, 3, 16, 16)
+    assert drawn.actions.shape == (3, 3, 6)
+    assert not drawn.actions[:, 0].any()
+    for row in range(3):
+        assert len({tuple(pose.tolist()) for pose in drawn.poses[row]}) == 3
+        chained = multiply(
+            drawn.actions[row, 1, :4].double().numpy(), drawn.actions[row, 2, :4].double().numpy()
+        )
+        direct = source.action(drawn.poses[row, 0], drawn.poses[row, 2])[:4].double().numpy()
+        assert abs(abs(chained @ direct) - 1) < 1e-5
+    hues = drawn.poses[:, 1:, [4, 7]] - drawn.poses[:, :-1, [4, 7]]
+    torch.testing.assert_close(drawn.actions[:, 1:, 4:], hues)
+    again = source.draw(things, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(again.images, drawn.images)
+    other = source.draw(things, 3, torch.Generator().manual_seed(1))
+    assert not torch.equal(other.poses, drawn.poses)
 
 
 def test_another_set_has_another_store_and_a_damaged_one_is_named(scene, tmp_path):

@@ -19,7 +19,10 @@ from agents.plot import main as plot
 from agents.train import main as train
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("train", "evaluate", "play", "plot", "bench", "doctor", "check_env", "probe")
+COMMANDS = (
+    *("train", "evaluate", "play", "plot", "bench", "doctor", "check_env", "probe"),
+    *("pretrain", "calibrate", "claims"),
+)
 
 
 def fresh(*words, cwd=ROOT):

@@ -1,6 +1,7 @@
 """One configuration per run: Hydra composes YAML and the command line into the dataclasses of the schema."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -206,9 +207,10 @@ def help_text(command: str, schema: type = RunConfig) -> str:
         lines += ["", "environments (env=…):", *_columns(environments())]
     lines += ["", "settings most used (--show-config prints all of them):"]
     usual, examples = (USUAL, EXAMPLES) if schema is RunConfig else (PRETRAIN_USUAL, PRETRAIN_EXAMPLES)
+    defaults = schema()
     for key in usual:
-        value = fields[key].default
-        default = "unset" if value is None else str(value).lower() if isinstance(value, bool) else value
+        value = functools.reduce(getattr, key.split("."), defaults)
+        default = "unset" if value in (None, []) else str(value).lower() if isinstance(value, bool) else value
         choices = fields[key].metadata["choices"]
         about = fields[key].metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
         lines.append(f"  {key + '=':<20} {about} [{default}]")

@@ -81,7 +81,9 @@ def learn(cfg: Any, stop: Any, tell: Any) -> Path:
         save_yaml(cfg, run.path / "config.yaml")
         from agents.pretraining import Pretraining  # torch and MuJoCo load after every cheap check
 
+        stop.impatient = True  # drawing pictures goes on where it stopped, whenever that is
         session = Pretraining(cfg, run, stop, closing, tell)
+        stop.impatient = False
         if session.run():
             examined(session, tell)
         return run.path

@@ -20,10 +20,13 @@ class Split(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How much of the labels is explained, by three customs; 0 is what their mean explains, 1 is all."""
+    """How much of the labels is explained, by four customs; 0 is what their mean explains, 1 is all."""
 
     uniform: float  # R2 of every label, averaged
     weighted: float  # labels that vary more count more
+    pooled: (
+        float  # one mean for all labels together, so that a constant can score above 0: not to be compared
+    )
     accuracy: float  # share of rows whose largest label was found: for one-hot labels
 
 
@@ -45,11 +48,12 @@ def score(predicted: Tensor, truth: Tensor) -> Score:
     error, spread = (predicted - truth).square().mean(0), truth.var(0, unbiased=False)
     varies = spread > 1e-10
     if not varies.any():
-        return Score(float("nan"), float("nan"), float("nan"))
+        return Score(*(float("nan"),) * 4)
     uniform = (1 - error[varies] / spread[varies]).mean()
     weighted = 1 - error[varies].sum() / spread[varies].sum()
+    pooled = 1 - (predicted - truth).square().mean() / truth.var(unbiased=False)
     accuracy = (predicted.argmax(1) == truth.argmax(1)).double().mean()
-    return Score(uniform.item(), weighted.item(), accuracy.item())
+    return Score(uniform.item(), weighted.item(), pooled.item(), accuracy.item())
 
 
 def probe(features: Tensor, labels: Tensor, parts: Split, *, head: str = "linear", seed: int = 0) -> Score:

@@ -24,6 +24,7 @@ from envs.pictures.objects import (
 from envs.pictures.sequences import ObjectViews
 from envs.pictures.store import ObjectSet, make_beyond, make_pictures
 from envs.render import choose_backend
+from worldmodel.probes import score
 
 TINY = ObjectSet(classes=2, train=2, val=1, views=3, size=16)
 
@@ -64,6 +65,19 @@ def test_quaternions_multiply_like_matrices_and_chain_to_the_direct_turn():
     assert abs(abs(chained @ direct) - 1) < 1e-12
     np.testing.assert_allclose(relative(views[0], views[0]), [0, 0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(multiply(about("z", 0.3), about("z", 0.4)), about("z", 0.7), atol=1e-12)
+
+
+def test_a_constant_scores_nothing_unless_labels_are_pooled():
+    """The three numbers are those of the published data set's rotations."""
+    random = np.random.default_rng(0)
+    views = np.array([draw_view(random, (np.pi / 2,) * 3).rotation for _ in range(20_000)])
+    turns = multiply(views[:10_000] * [-1, -1, -1, 1], views[10_000:])  # signs as published: not made w >= 0
+    for labels, pooled in ((turns, 0.229), (views, 0.461)):
+        truth = torch.from_numpy(labels)
+        found = score(truth.mean(0).expand_as(truth), truth)
+        assert abs(found.uniform) < 1e-9
+        assert abs(found.weighted) < 1e-9
+        assert abs(found.pooled - pooled) < 0.01
 
 
 def test_a_cube_has_24_different_rotations():

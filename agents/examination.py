@@ -13,7 +13,7 @@ Heads are fitted to things the model was trained on and judged on things it has 
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from envs.pictures.sequences import Sequences, Source
 from worldmodel import WorldModel
 from worldmodel.diagnostics import latent_std, participation_rank
-from worldmodel.probes import Split, probe, retrieval
+from worldmodel.probes import Split, predict, probe, retrieval, score
 
 VIEWS = 8  # looked at, at most
 LENGTHS = (1, 2, 3, 4, 5, 8)
@@ -70,6 +70,17 @@ class Subject:
     def ask(self, features: Tensor, labels: Tensor, head: str) -> Any:
         """Fit a head and judge it: N F, N L -> score."""
         return probe(features, labels, self.parts, head=head, seed=self.seed)
+
+    def ablated(self, versions: Sequence[Tensor], labels: Tensor, head: str) -> list[float]:
+        """Fit a head to the first version of features, judge it on each: V times N F, N L -> V R2."""
+        count, never = len(versions), torch.zeros_like(self.parts.judge)
+        fit, choose = (torch.cat([part, *[never] * (count - 1)]) for part in self.parts[:2])
+        judged = torch.cat([self.parts.judge] * count)
+        repeated = labels.repeat(count, 1)
+        parts = Split(fit, choose, judged)
+        predicted = predict(torch.cat(list(versions)), repeated, parts, head=head, seed=self.seed)
+        truth = labels[self.parts.judge].double()
+        return [score(each[self.parts.judge], truth).uniform for each in predicted.chunk(count)]
 
 
 def _repeated(things: Tensor, wanted: int) -> Tensor:
@@ -144,13 +155,17 @@ def _paths(s: Subject) -> Iterator[tuple[str, Any]]:
             return s.ask(features, label, head).uniform
 
         both = torch.cat([s.belief(views), last], 1)
-        yield f"path/both@{views}", ask(both)
-        # Heads of their own, and as published: the intact head, blinded or paralysed only when judged.
-        for name, see, act in (("act", False, True), ("see", True, False)):
-            without = torch.cat([s.belief(views, see=see, act=act), last * float(act)], 1)
-            yield f"path/{name}@{views}", ask(without)
-            mixed = torch.where(s.parts.judge[:, None], without, both)
-            yield f"path/{name}_ablated@{views}", ask(mixed)
+        if views == 1:  # the last action is the answer
+            yield f"path/both@{views}", ask(both)
+            continue
+        act = torch.cat([s.belief(views, see=False), last], 1)
+        see = torch.cat([s.belief(views, act=False), last * 0], 1)
+        # As published: the intact head, blinded or paralysed only when judged. Then heads of their own.
+        read = s.ablated((both, act, see), whole, head)
+        for name, value in zip(("both", "act_ablated", "see_ablated"), read, strict=True):
+            yield f"path/{name}@{views}", value
+        yield f"path/act@{views}", ask(act)
+        yield f"path/see@{views}", ask(see)
         yield f"path/last_action@{views}", ask(last)
         yield f"path/final_pose@{views}", ask(s.poses[:, views, place])
         yield f"path/every_action@{views}", ask(s.actions[:, 1 : views + 1].flatten(1))

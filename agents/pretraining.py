@@ -30,14 +30,15 @@ from worldmodel.checkpoint import describe
 
 def as_batch(drawn: Sequences, device: torch.device) -> dict[str, Tensor]:
     """Put sequences in the form of a training batch: B V -> the keys of a batch, each B V ..."""
-    some = torch.ones(drawn.actions.shape[:2], device=device)
+    rows = drawn.actions.shape[:2]
+    no = torch.zeros(rows, dtype=torch.bool, device=device)
     return {
         "pixels": drawn.images.to(device),
         "prev_action": drawn.actions.to(device),
-        "is_first": some.bool() & False,
-        "valid": some.bool(),
-        "reward": some * 0,
-        "terminated": some.bool() & False,
+        "is_first": no,
+        "valid": ~no,
+        "reward": torch.zeros(rows, device=device),
+        "terminated": no,
     }
 
 

@@ -58,13 +58,19 @@ def score(predicted: Tensor, truth: Tensor) -> Score:
 
 def probe(features: Tensor, labels: Tensor, parts: Split, *, head: str = "linear", seed: int = 0) -> Score:
     """Fit a head on frozen features and judge it on other episodes: N F, N L -> score."""
+    predicted = predict(features, labels, parts, head=head, seed=seed)
+    return score(predicted[parts.judge], labels.detach().double()[parts.judge])
+
+
+def predict(features: Tensor, labels: Tensor, parts: Split, *, head: str = "linear", seed: int = 0) -> Tensor:
+    """Fit a head on frozen features and read labels from all of them with it: N F, N L -> N L."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; choose {' or '.join(HEADS)}")
     x, y = _standardised(features.detach().double(), parts.fit), labels.detach().double()
     mean, std = y[parts.fit].mean(0), y[parts.fit].std(0).clamp_min(1e-6)
     target = (y - mean) / std
     predicted = _ridge(x, target, parts) if head == "linear" else _mlp(x, target, parts, seed)
-    return score(predicted[parts.judge] * std + mean, y[parts.judge])
+    return predicted * std + mean
 
 
 def retrieval(predicted: Tensor, truth: Tensor) -> dict[str, float]:

@@ -11,7 +11,7 @@ from .blocks import ActionEmbedding
 from .encoders import Encoder
 from .encoders.vectors import Observations
 from .heads import Continuation, TwoHot
-from .predictors import MLPPredictor, Prediction
+from .predictors import Prediction, Predictor
 
 Policy = Callable[
     [Tensor, int], Tensor
@@ -48,7 +48,7 @@ class WorldModel(nn.Module):
         encoder: Encoder,
         action: ActionEmbedding,
         aggregator: Aggregator,
-        predictor: MLPPredictor,
+        predictor: Predictor,
         heads: dict[str, TwoHot | Continuation],
         config: dict[str, Any],
         shapes: dict[str, Any],

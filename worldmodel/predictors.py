@@ -59,4 +59,27 @@ class MLPPredictor(nn.Module):
         return Prediction(self.normaliser(latent), trunk)
 
 
-PREDICTORS: dict[str, type[MLPPredictor]] = {"mlp": MLPPredictor}
+class LinearPredictor(nn.Module):
+    """Predict the next latent by one matrix, whatever is done: ... W, ... E -> ... D."""
+
+    def __init__(
+        self,
+        belief_size: int,
+        action_width: int,
+        latent_size: int,
+        normaliser: Normaliser,
+        *,
+        scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.size = belief_size  # heads read the belief itself
+        self.matrix = nn.Parameter(scale * torch.eye(latent_size, belief_size))
+        self.normaliser = normaliser
+
+    def forward(self, belief: Tensor, action: Tensor) -> Prediction:
+        """Predict: ... W, embedded action ... E -> ... D and ... F."""
+        return Prediction(self.normaliser(belief @ self.matrix.t()), belief)
+
+
+Predictor = MLPPredictor | LinearPredictor
+PREDICTORS: dict[str, type[Predictor]] = {"mlp": MLPPredictor, "linear": LinearPredictor}

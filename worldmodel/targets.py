@@ -55,6 +55,24 @@ class Online(Target):
         return self._online[0](views.target)
 
 
+class Input(Target):
+    """Answer with what the encoder reads, scaled as it reads it: reconstruction."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        vectors = getattr(encoder, "vectors", None)
+        if vectors is None or vectors.size != encoder.size:
+            raise ModelError(
+                f"target input needs latents as large as what is read, and they have {encoder.size} entries; "
+                "use worldmodel/encoder=linear"
+            )
+        self._vectors = (vectors,)  # not registered a second time
+
+    def answer(self, views: Views) -> Tensor:
+        """Join and scale what is to be predicted: views -> B Q D."""
+        return self._vectors[0](views.target)
+
+
 class Frozen(Target):
     """Answer with a copy of the encoder as it was when built."""
 
@@ -147,8 +165,9 @@ class Moving(Target):
         return self.encoder(views.target)
 
 
-TARGETS: dict[str, type[Online] | type[Moving] | type[Frozen]] = {
+TARGETS: dict[str, type[Online] | type[Moving] | type[Frozen] | type[Input]] = {
     "online": Online,
     "moving": Moving,
     "frozen": Frozen,
+    "input": Input,
 }

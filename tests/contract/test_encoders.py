@@ -11,6 +11,7 @@ STATE = {"state": {"shape": [5], "dtype": "float32"}}
 CASES = {
     "mlp": ({"name": "mlp", "hidden": [16], "latent": 16}, STATE),
     "mlp symlog": ({"name": "mlp", "hidden": [16], "latent": 16, "scaling": "symlog"}, STATE),
+    "linear": ({"name": "linear", "layers": 3}, STATE),
     "conv": ({"name": "conv", "channels": [8, 8, 8], "hidden": [16], "latent": 16}, PIXELS),
     "conv, pooled": (
         {"name": "conv", "channels": [8, 8], "hidden": [], "latent": 8, "norm": "batch", "pooled": True},

@@ -17,7 +17,10 @@ CASES = {
     "cosine": {"name": "moving", "tau": 0.9, "schedule": "cosine", "steps": 10},
     "interval": {"name": "moving", "schedule": "interval", "steps": 3},
     "own statistics": {"name": "moving", "tau": 0.9, "batch_stats": "own"},
+    "input": {"name": "input"},
 }
+MLP = {"name": "mlp", "hidden": [16], "latent": 16}
+LINEAR = {"name": "linear"}  # the encoder whose latents are as large as what it reads
 SHAPES = {
     "observation": {"pixels": {"shape": [3, 32, 32], "dtype": "uint8"}},
     "action": {"kind": "continuous", "size": 2},
@@ -30,7 +33,7 @@ VECTORS = {
 
 def make_objective(target, shapes=VECTORS, encoder=None):
     config = {
-        "encoder": encoder or {"name": "mlp", "hidden": [16], "latent": 16},
+        "encoder": encoder or (LINEAR if target["name"] == "input" else MLP),
         "aggregator": {"name": "none"},
         "predictor": {"name": "mlp", "hidden": [16]},
         "target": target,
@@ -78,7 +81,7 @@ def test_every_target_has_a_case():
 def test_no_gradient_goes_in_or_out(case):
     objective, batch = make_objective(CASES[case]), make_batch()
     given = answer(objective, batch)
-    assert given.shape == (3, 3, 16)
+    assert given.shape == (3, 3, objective.model.latent_size)
     assert not given.requires_grad
     assert given.grad_fn is None
     loss, _ = objective(batch)
@@ -129,7 +132,7 @@ def test_only_update_moves_a_target(case):
     for _ in range(3 if case == "interval" else 1):
         objective.target.update()
     after = answer(objective, batch)
-    assert torch.equal(still, after) is (case in ("online", "frozen"))
+    assert torch.equal(still, after) is (case in ("online", "frozen", "input"))
 
 
 @pytest.mark.parametrize("case", ["constant", "cosine"])

@@ -1,10 +1,16 @@
 """Encoders: observations to latents, one latent per position; each ends in its normaliser."""
 
 from .conv import ConvEncoder
+from .linear import LinearEncoder
 from .mlp import MLPEncoder
 from .resnet import ResNet18Encoder
 
-Encoder = MLPEncoder | ConvEncoder | ResNet18Encoder
-ENCODERS: dict[str, type[Encoder]] = {"mlp": MLPEncoder, "conv": ConvEncoder, "resnet18": ResNet18Encoder}
+Encoder = MLPEncoder | ConvEncoder | ResNet18Encoder | LinearEncoder
+ENCODERS: dict[str, type[Encoder]] = {
+    "mlp": MLPEncoder,
+    "conv": ConvEncoder,
+    "resnet18": ResNet18Encoder,
+    "linear": LinearEncoder,
+}
 
-__all__ = ["ENCODERS", "ConvEncoder", "Encoder", "MLPEncoder", "ResNet18Encoder"]
+__all__ = ["ENCODERS", "ConvEncoder", "Encoder", "LinearEncoder", "MLPEncoder", "ResNet18Encoder"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worldmodel import ModelError
+from worldmodel import ModelError, build
 from worldmodel.linear import (
     ANSWERS,
     Feature,
@@ -84,6 +84,62 @@ def test_times_of_equal_covariance_are_those_of_the_specification():
         for answer, expected in (("latent", latent), ("input", image)):
             ratio = critical_time(slow, depth, 1e-3, answer) / critical_time(fast, depth, 1e-3, answer)
             assert ratio == pytest.approx(expected, abs=0.02)
+
+
+def pairs(features, basis, number=64, seed=0):
+    """Pairs whose covariances are exactly those of the features along the basis, as a batch of two rows."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randn(number, 2 * len(features), generator=generator, dtype=torch.float64)
+    white = torch.linalg.qr(draws - draws.mean(0))[0] * number**0.5  # neither means nor correlations
+    variance = torch.tensor([f.variance for f in features]).double()
+    rho = torch.tensor([f.rho for f in features]).double()
+    x = white[:, : len(features)] * variance.sqrt()
+    y = rho * x + white[:, len(features) :] * (variance * (1 - rho**2)).sqrt()
+    rows, no = (number, 2), torch.zeros(number, 2, dtype=torch.bool)
+    return {
+        "state": (torch.stack([x, y], 1) @ basis.t()).float(),
+        "prev_action": torch.zeros(*rows, 1),
+        "reward": torch.zeros(rows),
+        "terminated": no,
+        "is_first": no,
+        "valid": ~no,
+    }
+
+
+@pytest.mark.parametrize(("answer", "rate"), [("latent", 0.006), ("input", 0.0025)])
+def test_a_trained_network_follows_the_theory(answer, rate):
+    features, depth, scale = (Feature(1.0, 0.5), Feature(0.8, 0.9)), 2, 0.3
+    basis = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(3)).double())[0]
+    config = {
+        "encoder": {"name": "linear", "layers": depth, "scale": scale},
+        "aggregator": {"name": "none"},
+        "predictor": {"name": "linear", "scale": scale},
+        "target": {"name": "online" if answer == "latent" else "input"},
+        "terms": {"mse": {"weight": len(features) / 2}},  # half the sum of squares, where mse is their mean
+    }
+    shapes = {
+        "observation": {"state": {"shape": [2], "dtype": "float32"}},
+        "action": {"kind": "continuous", "size": 1},
+    }
+    objective, batch = build(config, shapes, seed=0), pairs(features, basis)
+    optimiser = torch.optim.SGD(objective.trainable(), rate)
+    start = scale**depth
+    end = 1.3 * max(critical_time(f, depth, start, answer) for f in features)
+    worst, strongest, steps = 0.0, 0.0, int(end / rate)
+    times = torch.arange(1, steps + 1, dtype=torch.float64) * rate
+    expected = torch.stack([trajectory(f, depth, start, answer, times) for f in features], 1)
+    for step in range(steps):
+        loss, _ = objective(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % 50 == 0:
+            whole = objective.model.encoder.layers[1] @ objective.model.encoder.layers[0]
+            strength = (whole.detach().double() @ basis).norm(dim=0)
+            worst = max(worst, float((strength - expected[step]).abs().max()))
+            strongest = max(strongest, float(strength.max()))
+    assert strongest > 0.4  # or little was learned
+    assert worst < 1e-3
 
 
 def test_features_outside_of_the_regime_are_refused_in_words():

@@ -121,11 +121,9 @@ def _dispatch(name: str, body: Body, words: list[str], options: type | None, loa
 
 def _help(name: str, body: Body, options: type | None, load: str) -> str:
     if options is None:
-        from agents.config import help_text
-        from agents.pretrain_schema import PretrainConfig
-        from agents.schema import RunConfig
+        from agents.usage import help_text
 
-        return help_text(name, PretrainConfig if load == "load_pretraining" else RunConfig)
+        return help_text(name, load)
     about = (body.__doc__ or options.__doc__ or "").strip().splitlines()
     module = (sys.modules[body.__module__].__doc__ or "").strip().splitlines()
     examples = [line for line in module if line.strip().startswith("python -m agents.")]

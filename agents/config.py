@@ -1,7 +1,6 @@
 """One configuration per run: Hydra composes YAML and the command line into the dataclasses of the schema."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 from agents import durable
 from agents.options import UserError, suggest
-from agents.overrides import environments, groups, normalise
+from agents.overrides import normalise
 from agents.pretrain_schema import PretrainConfig, check_pretraining
 from agents.schema import (
     AgentConfig,
@@ -24,7 +23,6 @@ from agents.schema import (
     TrainerConfig,
     check,
     check_values,
-    leaves,
 )
 
 __all__ = [
@@ -40,7 +38,6 @@ __all__ = [
     "config_dict",
     "config_hash",
     "env_name",
-    "help_text",
     "load_config",
     "load_pretraining",
     "read_config",
@@ -76,36 +73,6 @@ NOT_TRAINING = {
 }
 """Settings that do not change what is learned from the same frames, so a resumed run may change them."""
 
-USUAL = (
-    *(
-        "seed",
-        "device",
-        "trainer.frames",
-        "trainer.threads",
-        "env.num",
-        "env.action_repeat",
-        "env.observations",
-    ),
-    *("agent.planner", "agent.compile", "replay.capacity", "logger.wandb", "run.dir", "run.fresh"),
-)
-EXAMPLES = (
-    "env=dmc_walker",
-    "env=dmc_cheetah_run trainer.frames=500000 seed=1",
-    "env=gym env.id=Pendulum-v1",
-    "env.entry=my_package.envs:make",
-    "env=toy_ring trainer=debug",
-    "env=dmc_walker agent=policy",
-)
-PRETRAIN_USUAL = (
-    *("seed", "device", "data.tier", "data.root", "learning.updates", "learning.batch", "learning.observed"),
-    *("learning.threads", "study.seeds", "study.only", "run.root", "run.dir", "run.fresh"),
-)
-PRETRAIN_EXAMPLES = (
-    "experiment=objects",
-    "experiment=objects data.tier=t0 study.only=[both,none] study.seeds=1",
-    "experiment=saccades",
-    "data=objects worldmodel=seq_jepa_paper device=cuda learning.batch=512",
-)
 MOST_BYTES = 1_000_000
 _INDEX = re.compile(r"(\.\d+)+$")
 _RESOLVER = re.compile(r"\$\{[^}]*:")
@@ -139,6 +106,9 @@ def read_config(path: Path, *, entry: str | None = None) -> RunConfig:
         raise UserError(f"{path} cannot be read: {line}", "restore it from a copy") from None
     if not isinstance(plain, dict):
         raise UserError(f"{path} holds no settings", "restore it from a copy")
+    if {"data", "learning"} <= plain.keys():
+        fix = "look at it with python -m agents.claims, or load its world model with worldmodel.load"
+        raise UserError(f"{path.parent} is of a pre-training run, which has no agent", fix)
     config = _to_schema(_merge(plain, path))
     if config.env.entry and config.env.entry != entry:
         raise UserError(*_untrusted(path, config.env.entry))
@@ -195,34 +165,6 @@ def env_name(config: EnvConfig) -> str:
         return config.name
     what = config.task or config.id or config.entry or ""
     return f"{config.kind}_{what}".rstrip("_") if config.kind != "entry" else what
-
-
-def help_text(command: str, schema: type = RunConfig) -> str:
-    """Return the help of a command that takes the whole configuration; imports nothing heavy."""
-    fields = {key: field for key, _, field in leaves(schema)}
-    lines = [f"usage: python -m agents.{command} [group=choice …] [key=value …]", "", "groups:"]
-    shown = {name: found for name, found in groups(schema).items() if "/" not in name and name != "env"}
-    lines += [f"  {name + '=':<14} {', '.join(choices)}" for name, choices in shown.items()]
-    if schema is RunConfig:
-        lines += ["", "environments (env=…):", *_columns(environments())]
-    lines += ["", "settings most used (--show-config prints all of them):"]
-    usual, examples = (USUAL, EXAMPLES) if schema is RunConfig else (PRETRAIN_USUAL, PRETRAIN_EXAMPLES)
-    defaults = schema()
-    for key in usual:
-        value = functools.reduce(getattr, key.split("."), defaults)
-        default = "unset" if value in (None, []) else str(value).lower() if isinstance(value, bool) else value
-        choices = fields[key].metadata["choices"]
-        about = fields[key].metadata["help"] + (f" ({'|'.join(choices)})" if choices else "")
-        lines.append(f"  {key + '=':<20} {about} [{default}]")
-    lines += ["", "examples:"]
-    return "\n".join([*lines, *(f"  python -m agents.{command} {example}" for example in examples)])
-
-
-def _columns(names: list[str], width: int = 100) -> list[str]:
-    step = max(map(len, names)) + 2
-    per_line = max(1, width // step)
-    rows = [names[start : start + per_line] for start in range(0, len(names), per_line)]
-    return ["  " + "".join(name.ljust(step) for name in row).rstrip() for row in rows]
 
 
 PRIMARY = {RunConfig: "config", PretrainConfig: "pretrain"}  # the file that composition begins with

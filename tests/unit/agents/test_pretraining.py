@@ -10,7 +10,7 @@ import torch
 
 from agents import pretraining
 from agents.cli import UserError
-from agents.config import config_hash, load_config, load_pretraining
+from agents.config import config_hash, load_config, load_pretraining, read_config, to_yaml
 from agents.examination import Subject, examine
 from agents.pretrain import learn, plan, vary
 from agents.pretraining import Pretraining, learning_rate, shapes_of
@@ -213,6 +213,13 @@ def test_a_finished_run_is_examined_once_and_then_left_alone(tmp_path, monkeypat
     with Stopper() as stop:
         assert learn(cfg, stop, lambda *_: None) == path
     assert (path / "examination.json").stat().st_mtime_ns == before
+
+
+def test_a_run_without_an_agent_says_so(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(load_pretraining([])))
+    with pytest.raises(UserError, match="no agent") as caught:
+        read_config(tmp_path / "config.yaml")
+    assert "agents.claims" in str(caught.value)
 
 
 class Telling(torch.nn.Module):

@@ -74,6 +74,8 @@ def check_pretraining(config: PretrainConfig) -> None:
     if config.data.kind == "saccades" and (config.data.colour or config.data.size):
         name = "colour" if config.data.colour else "size"
         raise UserError(f"data.{name} is of objects, and data.kind=saccades", f"drop data.{name}")
+    if config.data.kind == "saccades" and config.data.tier == "t3":
+        raise UserError("there is no data.tier=t3 of saccades", "choose data.tier=t0, t1 or t2")
     unknown = [name for name in config.study.only if name not in config.study.variants]
     if unknown:
         names = ", ".join(config.study.variants) or "none"

@@ -74,5 +74,6 @@ def test_help_and_mistakes(tell):
     code, text = tell(main, "experiment=objcts")
     assert code == 2
     assert "objects" in text
-    code, text = tell(main, "data.tier=t3", "data.kind=saccades", "run.root=/nonexistent/x")
-    assert code in (2, 74)
+    code, text = tell(main, "data=saccades", "data.tier=t3")
+    assert code == 2
+    assert "choose data.tier=t0, t1 or t2" in text

@@ -94,10 +94,7 @@ def supervised(encoder: Any, source: Any, cfg: Any, tell: Any) -> tuple[float, f
     from agents.pretraining import learning_rate
     from worldmodel.probes import score
 
-    classes, turns = (
-        int(source.labels.max()) + 1,
-        source.action(*torch.zeros(2, 1, 8))[:, source.turn].shape[1],
-    )
+    classes, turns = int(source.labels.max()) + 1, len(range(source.action_size)[source.turn])
     width = encoder.size
     between = nn.Sequential(nn.Linear(2 * width, 256), nn.ReLU(), nn.Linear(256, turns))
     heads = nn.ModuleDict({"encoder": encoder, "between": between, "kind": nn.Linear(width, classes)})

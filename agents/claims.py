@@ -5,10 +5,9 @@ examples:
   python -m agents.claims runs=runs/pretrain/objects_t1 out=report record=tests/evidence/claims.csv
 """
 
-import csv
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,25 +34,26 @@ def claims(options: Claims) -> int:
     if not found:
         fix = "python -m agents.pretrain experiment=objects"
         raise UserError(f"no finished pre-training run below {options.runs}", fix)
-    for line in report([f.path for f in found]):
-        print(line)
+    lines = report(found)
+    print("\n".join(lines))
     if options.record:
-        from agents.evidence import read_run
+        from agents.evidence import append_rows
 
-        print(f"{record(found, options.record, read_run)} new rows in {options.record}")
+        print(f"{append_rows(options.record, rows_of(found))} new rows in {options.record}")
     if options.out:
         from agents.claims_report import write
 
-        print(write(options.out, Evidence(found), report([f.path for f in found])))
+        print(write(options.out, Evidence(found), lines))
     return 0
 
 
 def read(place: str | Path) -> list[Found]:
     """Read every examination below a folder, in the order of their paths."""
-    return [_read_one(path.parent) for path in sorted(Path(place).rglob(EXAMINATION))]
+    return [read_one(path.parent) for path in sorted(Path(place).rglob(EXAMINATION))]
 
 
-def _read_one(run: Path) -> Found:
+def read_one(run: Path) -> Found:
+    """Read the examination of a finished run."""
     from agents.durable import DOCUMENT_LIMIT, parse_document, read_regular
 
     def load(name: str) -> dict[str, Any]:
@@ -71,9 +71,8 @@ def _read_one(run: Path) -> Found:
         ) from None
 
 
-def report(runs: Iterable[Path]) -> list[str]:
+def report(found: Sequence[Found]) -> list[str]:
     """The claims as lines of a table."""
-    found = [_read_one(run) for run in runs if (run / EXAMINATION).exists()]
     evidence = Evidence(found)
     seeds = {(f.kind, f.variant): sum(g[1:3] == f[1:3] for g in found) for f in found}
     lines = ["runs: " + ", ".join(f"{kind}/{variant} ×{n}" for (kind, variant), n in sorted(seeds.items()))]
@@ -91,31 +90,27 @@ def report(runs: Iterable[Path]) -> list[str]:
     return lines
 
 
-def record(found: Sequence[Found], path: Path, read_run: Callable[[Path], Any]) -> int:
-    """Append every answer to an evidence file, without repeating a row; return how many are new."""
-    from agents.evidence import COLUMNS
+def rows_of(found: Iterable[Found]) -> Iterator[dict[str, str]]:
+    """Every answer as a row of evidence."""
+    from agents.evidence import read_run
 
-    known: set[tuple[str, ...]] = set()
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            known = {
-                (*tuple(row[name] for name in COLUMNS[:6]), row["commit"]) for row in csv.DictReader(file)
-            }
-    fresh, new = not path.exists(), 0
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(COLUMNS)
-        for one in found:
-            run = read_run(one.path)
-            wall = run.seconds_at(np.array([one.frames]))[0]
-            for metric, value in sorted(one.metrics.items()):
-                key = (one.kind, run.env, one.variant, str(one.seed), str(one.frames), metric)
-                if (*key, run.commit) not in known and math.isfinite(value):
-                    seconds = "" if math.isnan(wall) else f"{wall:.1f}"
-                    writer.writerow([*key, f"{value:.5f}", seconds, run.commit, run.command])
-                    new += 1
-    return new
+    for one in found:
+        run = read_run(one.path)
+        wall = run.seconds_at(np.array([one.frames]))[0]
+        for metric, value in sorted(one.metrics.items()):
+            if math.isfinite(value):
+                yield {
+                    "experiment": one.kind,
+                    "env": run.env,
+                    "method": one.variant,
+                    "seed": str(one.seed),
+                    "frames": str(one.frames),
+                    "metric": metric,
+                    "value": f"{value:.5f}",
+                    "wall_s": "" if math.isnan(wall) else f"{wall:.1f}",
+                    "commit": run.commit,
+                    "command": run.command,
+                }
 
 
 def main(argv: list[str] | None = None) -> int:

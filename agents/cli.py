@@ -135,7 +135,8 @@ def _help(name: str, body: Body, options: type | None, load: str) -> str:
 def prepare_threads(words: Sequence[str]) -> None:
     """Set the thread variables that count only before torch is imported; what the user exported wins."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    asked = [word.partition("=")[2] for word in words if word.startswith("trainer.threads=")]
+    keys = ("trainer.threads=", "learning.threads=")
+    asked = [word.partition("=")[2] for word in words if word.startswith(keys)]
     threads = int(asked[-1]) if asked and asked[-1].isdigit() else 1
     if threads > 0:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -13,6 +13,7 @@ import numpy as np
 
 from agents.cli import UserError, suggest
 from agents.durable import disk_errors
+from agents.provenance import spell_commit
 
 COLUMNS = ("experiment", "env", "method", "seed", "frames", "metric", "value", "wall_s", "commit", "command")
 ELAPSED = "speed/elapsed_s"
@@ -89,7 +90,7 @@ def read_run(path: Path) -> RunRecord:
     try:
         about = json.loads((path / "run.json").read_text(encoding="utf-8"))
         code = about.get("code") or {}
-        commit = f"{code.get('commit') or 'unknown'}{'+dirty' if code.get('dirty') else ''}"
+        commit = spell_commit(code)
         return RunRecord(
             path,
             str(about["env"]),
@@ -179,8 +180,13 @@ def read_evidence(path: Path, metric: str = "") -> list[Curve]:
 
 def record_runs(runs: Sequence[RunRecord], path: Path, *, metric: str, method: str, experiment: str) -> int:
     """Append what the runs measured to an evidence file, without repeating a row; return how many are new."""
+    return append_rows(path, _rows_of(runs, metric, method, experiment))
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, str]]) -> int:
+    """Append rows to an evidence file, leaving out those it has; return how many are new."""
     known = {_identity(row) for row in _read_csv(path)} if path.exists() else set()
-    new = [row for row in _rows_of(runs, metric, method, experiment) if _identity(row) not in known]
+    new = [row for row in rows if _identity(row) not in known]
     fresh = not path.exists()
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ EXAMINATION = "examination.json"
 
 def pretrain(cfg: Any) -> int:
     """Learn every run of the study that is not learned yet, examine it, and print the claims."""
-    from agents.claims import report
+    from agents.claims import read_one, report
     from agents.progress import counting
     from agents.stopping import Stopper
 
@@ -26,8 +26,7 @@ def pretrain(cfg: Any) -> int:
             if stop():
                 print("stopped; the same command goes on")
                 return stop.exit_code
-    for line in report(runs):
-        print(line)
+    print("\n".join(report([read_one(run) for run in runs])))
     return 0
 
 

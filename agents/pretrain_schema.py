@@ -1,6 +1,5 @@
 """The schema of a pre-training run: a world model learned from pictures, without an agent."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,8 +68,6 @@ class PretrainConfig:
 
 def check_pretraining(config: PretrainConfig) -> None:
     """Raise UserError for settings that contradict each other."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise UserError(f"device cannot be {config.device!r}", "choose auto, cpu, cuda or cuda:N")
     if config.data.kind == "saccades" and (config.data.colour or config.data.size):
         name = "colour" if config.data.colour else "size"
         raise UserError(f"data.{name} is of objects, and data.kind=saccades", f"drop data.{name}")

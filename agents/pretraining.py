@@ -80,10 +80,10 @@ class Pretraining:
             cfg.learning.updates, cfg.logger.every_s, cfg.logger.progress, budget="updates"
         )
         closing.callback(self.console.close)
-        learned = self.objective
-        self.loss: Callable[..., Any] = learned
+        self.loss: Callable[..., Any] = self.objective
         if cfg.learning.compile:
-            self.loss = Compiled(learned, self.device, self.console.say, "the step", learns=[learned.model])
+            learns = [self.objective.model]
+            self.loss = Compiled(self.objective, self.device, self.console.say, "the step", learns=learns)
         self.logged: dict[str, Any] | None = None
         saved = disk.load_latest(run.checkpoints, self._report_bad, self._restore) if run.resumed else None
         sinks = ["tensorboard"] if cfg.logger.tensorboard else []
@@ -120,10 +120,11 @@ class Pretraining:
         if learned:
             text = f"pictures have no {' or '.join(learned)} to learn"
             raise UserError(text, "use worldmodel=seq_jepa_views or worldmodel/terms=cosine")
-        context = self.objective.model.aggregator.context
-        if self.objective.model.aggregator.causal and self.cfg.learning.observed > context:
-            text = f"learning.observed={self.cfg.learning.observed} views exceed the context of {context}"
-            raise UserError(text, f"set worldmodel.aggregator.context={self.cfg.learning.observed}")
+        aggregator, observed = self.objective.model.aggregator, self.cfg.learning.observed
+        context = getattr(aggregator, "context", observed)  # an aggregator without memory has none to exceed
+        if aggregator.causal and observed > context:
+            text = f"learning.observed={observed} views exceed the context of {context}"
+            raise UserError(text, f"set worldmodel.aggregator.context={observed}")
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         """AdamW that decays matrices and leaves scales and shifts alone."""

@@ -39,6 +39,12 @@ def describe_code() -> dict[str, Any] | None:
     return {"commit": commit.strip(), "dirty": bool(status.strip()), "diff": diff[:DIFF_LIMIT]}
 
 
+def spell_commit(code: dict[str, Any] | None) -> str:
+    """What describe_code found, as evidence names it: the commit, marked where files differed from it."""
+    code = code or {}
+    return f"{code.get('commit') or 'unknown'}{'+dirty' if code.get('dirty') else ''}"
+
+
 def _is_secret(key: str, value: Any) -> bool:
     # A number is a setting (`tokens: 4`), never a secret.
     return bool(_SECRET.search(key)) and value is not None and not isinstance(value, (bool, int, float))

@@ -170,20 +170,20 @@ def leaves(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, An
 
 
 def check_values(config: Any) -> None:
-    """Raise UserError for values that leave their own range."""
+    """Raise UserError for values of any configuration that leave their own range."""
     for key, _, entry in leaves(type(config)):
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
         check_value(key, value, entry.metadata)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise UserError(f"device cannot be {config.device!r}", "choose auto, cpu, cuda or cuda:N")
 
 
 def check(config: RunConfig) -> None:
     """Raise UserError for values that leave their range or contradict each other."""
     check_values(config)
     _check_env(config.env)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise UserError(f"device cannot be {config.device!r}", "choose auto, cpu, cuda or cuda:N")
     agent, replay = config.agent, config.replay
     if agent.batch > replay.capacity:
         text = f"agent.batch={agent.batch} is larger than replay.capacity={replay.capacity}"

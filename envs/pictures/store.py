@@ -40,7 +40,7 @@ class ObjectSet:
 
 
 # Sizes for a test, a processor and two for a GPU. The first two turn about one axis: three are learned from
-# more pictures than a processor can look at (told the answers, R2 of turns .50 after 64,000, .88 about one).
+# more pictures than a processor can look at.
 TIERS = {
     "t0": ObjectSet(classes=5, train=40, val=10, views=12, size=32, angles=(0.0, 0.0, 90.0)),
     "t1": ObjectSet(classes=5, train=100, val=25, views=24, size=32, angles=(0.0, 0.0, 90.0)),
@@ -63,11 +63,7 @@ def make_pictures(
     root: Path, wanted: ObjectSet, tell: Callable[[str, int], None] = lambda *_: None
 ) -> Pictures:
     """Open the store of an object set below `root`, drawing what is not there yet."""
-    rows = (wanted.objects, wanted.views)
-    shapes = {
-        "images": ((*rows, wanted.size, wanted.size, 3), "uint8"),
-        "latents": ((*rows, len(LATENTS)), "float32"),
-    }
+    shapes = _shapes(wanted.objects, wanted.views, wanted.size)
     found = fill(root, "objects", asdict(wanted), shapes, lambda: partial(_draw, Scene(), wanted), tell)
     labels, held_out = split(wanted.classes, wanted.train, wanted.val)
     return Pictures(found["images"], found["latents"], labels, held_out)
@@ -78,14 +74,15 @@ def make_beyond(
 ) -> Pictures:
     """The held-out objects of a set again, in a few views turned farther than any of the set's own."""
     labels, _ = split(wanted.classes, 0, wanted.val)
-    rows = (len(labels), BEYOND)
-    shapes = {
-        "images": ((*rows, wanted.size, wanted.size, 3), "uint8"),
-        "latents": ((*rows, len(LATENTS)), "float32"),
-    }
+    shapes = _shapes(len(labels), BEYOND, wanted.size)
     facts = asdict(wanted) | {"beyond": BEYOND}
     found = fill(root, "objects", facts, shapes, lambda: partial(_draw_beyond, Scene(), wanted), tell)
     return Pictures(found["images"], found["latents"], labels, np.ones(len(labels), bool))
+
+
+def _shapes(objects: int, views: int, size: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    rows = (objects, views)
+    return {"images": ((*rows, size, size, 3), "uint8"), "latents": ((*rows, len(LATENTS)), "float32")}
 
 
 def _draw(scene: Scene, wanted: ObjectSet, number: int) -> dict[str, np.ndarray]:

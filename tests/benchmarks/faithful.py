@@ -25,7 +25,9 @@ from agents.cli import UserError, option, run_command
 from agents.config import load_config
 from agents.evidence import COLUMNS
 from agents.floor import interleaved_ms
-from agents.provenance import describe_code
+from agents.pretraining import as_batch
+from agents.provenance import describe_code, spell_commit
+from envs.pictures.sequences import Sequences
 from worldmodel import Objective, build
 
 OBSERVED, ACTION = 3, 4  # views and the numbers of a rotation, as published
@@ -127,15 +129,9 @@ def make_ours(size: int, dropout: float, seed: int) -> Objective:
 def make_batch(batch: int, size: int, seed: int) -> dict[str, Tensor]:
     """Random pictures and actions, with the keys of a training batch."""
     g, rows = torch.Generator().manual_seed(seed), (batch, OBSERVED + 1)
-    nothing = torch.zeros(rows, dtype=torch.bool)
-    return {
-        "pixels": torch.randint(0, 256, (*rows, 3, size, size), dtype=torch.uint8, generator=g),
-        "prev_action": torch.randn(*rows, ACTION, generator=g),
-        "reward": torch.zeros(rows),
-        "terminated": nothing,
-        "is_first": nothing,
-        "valid": ~nothing,
-    }
+    images = torch.randint(0, 256, (*rows, 3, size, size), dtype=torch.uint8, generator=g)
+    actions = torch.randn(*rows, ACTION, generator=g)
+    return as_batch(Sequences(images, actions, poses=actions), CPU)
 
 
 def paired(ours: Any, plain: Any) -> list[tuple[str, Any, Any]]:
@@ -254,8 +250,7 @@ def measure(options: Faithful) -> None:
 def record(options: Faithful, rows: list[tuple[str, str, float]], seconds: float) -> None:
     """Append rows of evidence."""
     assert options.record is not None
-    about, fresh = describe_code() or {}, not options.record.exists()
-    commit = f"{about.get('commit') or 'unknown'}{'+dirty' if about.get('dirty') else ''}"
+    commit, fresh = spell_commit(describe_code()), not options.record.exists()
     command = shlex.join(["python", "tests/benchmarks/faithful.py", *sys.argv[1:]])
     where = f"pictures_{options.size}px_batch_{options.batch}"
     with options.record.open("a", newline="") as file:

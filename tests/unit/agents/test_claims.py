@@ -79,7 +79,7 @@ def test_finished_runs_become_a_table_rows_and_a_page(tmp_path, capsys):
         for variant, value in (("both", 0.6), ("none", 0.3)):
             metrics = {"action/mlp": value + seed / 100} | {f"path/both@{k}": 0.5 for k in (1, 2, 3, 5, 7)}
             write(tmp_path / "runs" / f"{variant}{seed}", variant, seed, metrics)
-    lines = report([found.path for found in read(tmp_path / "runs")])
+    lines = report(read(tmp_path / "runs"))
     assert lines[0] == "runs: objects/both ×3, objects/none ×3"
     assert "C1  actions make latents equivariant  [FAILS]" not in lines
     assert any(line.startswith("C1") and "holds" in line for line in lines)

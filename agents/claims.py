@@ -3,6 +3,7 @@
 examples:
   python -m agents.claims
   python -m agents.claims runs=runs/pretrain/objects_t1 out=report record=tests/evidence/claims.csv
+  python -m agents.claims runs=tests/evidence/claims.csv
 """
 
 import math
@@ -23,7 +24,9 @@ from agents.pretrain import EXAMINATION
 class Claims:
     """Print the claims C1 to C11 of seq-JEPA with ours beside the paper's numbers."""
 
-    runs: str = option("runs/pretrain", "pre-training runs, or a folder that holds some")
+    runs: str = option(
+        "runs/pretrain", "pre-training runs, a folder that holds some, or rows recorded before (CSV)"
+    )
     out: Path | None = option(None, "folder for claims.md and claims.png (default: no files)")
     record: Path | None = option(None, "evidence file (CSV) to add every answer to")
 
@@ -34,6 +37,14 @@ def claims(options: Claims) -> int:
     if not found:
         fix = "python -m agents.pretrain experiment=objects"
         raise UserError(f"no finished pre-training run below {options.runs}", fix)
+    if Path(options.runs).is_file() and options.record:
+        raise UserError(
+            "record= takes what runs have answered, and runs= is a file of rows", "leave out record"
+        )
+    mixed = sorted({one.env for one in found})
+    if len(mixed) > len({one.kind for one in found}):
+        text = f"runs on {', '.join(mixed)} cannot be judged as one"
+        raise UserError(text, f"name one folder, such as runs={options.runs}/{mixed[0]}")
     lines = report(found)
     print("\n".join(lines))
     if options.record:
@@ -48,7 +59,9 @@ def claims(options: Claims) -> int:
 
 
 def read(place: str | Path) -> list[Found]:
-    """Read every examination below a folder, in the order of their paths."""
+    """Read every examination below a folder, in the order of their paths, or what was recorded of some."""
+    if Path(place).is_file():
+        return read_recorded(Path(place))
     return [read_one(path.parent) for path in sorted(Path(place).rglob(EXAMINATION))]
 
 
@@ -61,14 +74,27 @@ def read_one(run: Path) -> Found:
 
     try:
         answers, about = load(EXAMINATION), load("run.json")
-        kind = about["config"]["data"]["kind"]
-        return Found(
-            run, kind, answers["variant"], answers["seed"], answers["frames"], dict(answers["metrics"])
-        )
+        variant, seed, frames = (answers[name] for name in ("variant", "seed", "frames"))
+        return Found(run, about["env"], variant, seed, frames, dict(answers["metrics"]))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{run} holds no examination of a pre-training run: {error!r}", "leave it out"
         ) from None
+
+
+def read_recorded(path: Path) -> list[Found]:
+    """Read the rows of an evidence file, one examination for each variant and seed; later rows count."""
+    from agents.evidence import read_rows
+
+    examinations: dict[tuple[str, str, int], Found] = {}
+    for row in read_rows(path):
+        try:
+            env, variant, seed, frames = row["env"], row["method"], int(row["seed"]), int(row["frames"])
+            one = examinations.setdefault((env, variant, seed), Found(path, env, variant, seed, frames, {}))
+            one.metrics[row["metric"]] = float(row["value"])
+        except ValueError:
+            raise UserError(f"{path} has a row that is not a number: {row}", "record it again") from None
+    return list(examinations.values())
 
 
 def report(found: Sequence[Found]) -> list[str]:
@@ -77,11 +103,7 @@ def report(found: Sequence[Found]) -> list[str]:
     seeds = {(f.kind, f.variant): sum(g[1:3] == f[1:3] for g in found) for f in found}
     lines = ["runs: " + ", ".join(f"{kind}/{variant} ×{n}" for (kind, variant), n in sorted(seeds.items()))]
     for claim in CLAIMS:
-        try:
-            ours, holds = claim.judge(evidence)
-            verdict = "reported" if holds is None else "holds" if holds else "FAILS"
-        except LookupError as missing:
-            ours, verdict = f"not run: {missing}", "–"
+        ours, verdict = claim.verdict(evidence)
         lines += [
             f"{claim.name:<4}{claim.statement}  [{verdict}]",
             f"      ours:  {ours}",

@@ -154,9 +154,9 @@ def curves_of(runs: Sequence[RunRecord], metric: str, method: str = "") -> list[
 
 def read_evidence(path: Path, metric: str = "") -> list[Curve]:
     """Read the rows of an evidence file, one curve per env, method and seed."""
-    rows = [row for row in _read_csv(path) if not metric or row["metric"] == metric]
+    rows = [row for row in read_rows(path) if not metric or row["metric"] == metric]
     if not rows:
-        known = sorted({row["metric"] for row in _read_csv(path)})
+        known = sorted({row["metric"] for row in read_rows(path)})
         text = f"{path} has no rows of {metric or 'any metric'}{suggest(metric, known)}"
         raise UserError(text, f"choose one of {', '.join(known)}" if known else "record some runs first")
     groups: dict[tuple[str, str, int], dict[float, tuple[float, float]]] = {}
@@ -185,7 +185,7 @@ def record_runs(runs: Sequence[RunRecord], path: Path, *, metric: str, method: s
 
 def append_rows(path: Path, rows: Iterable[dict[str, str]]) -> int:
     """Append rows to an evidence file, leaving out those it has; return how many are new."""
-    known = {_identity(row) for row in _read_csv(path)} if path.exists() else set()
+    known = {_identity(row) for row in read_rows(path)} if path.exists() else set()
     new = [row for row in rows if _identity(row) not in known]
     fresh = not path.exists()
     with disk_errors(path):
@@ -224,7 +224,8 @@ def _identity(row: dict[str, str]) -> tuple[str, ...]:
     )
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of an evidence file as they are."""
     if not path.is_file():
         raise UserError(f"there is no evidence file {path}", "make one with record=… from some runs")
     with path.open(newline="", encoding="utf-8") as file:

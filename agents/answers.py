@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-SHOWN = {"rollout": ("cosine_error",), "retrieval": ("mrr",), "nuisance": ("spread_ratio", "r2")}
+SHOWN = {
+    "rollout": ("cosine_error",),
+    "retrieval": ("mrr",),
+    "nuisance": ("spread_ratio", "r2"),
+    "dependence": ("share",),
+}
 LESS_IS_BETTER = {("rollout", "latent"), ("nuisance", "spread"), ("nuisance", "look")}
 
 

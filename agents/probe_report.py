@@ -21,6 +21,8 @@ EXPLAINED = {
     "displacement, seen from where the path began.",
     "rollout": "How far does the model see without looking? Cosine error of the imagined; less is better.",
     "retrieval": "Is the latent imagined nearest to the one that came? Mean reciprocal rank among 50.",
+    "dependence": "What does a latent hang on? Share of its variance that moves when a part of the "
+    "observation is taken from another moment (0: the part is ignored; shares need not add up to 1).",
     "nuisance": "Does it matter how a state looks? States were drawn again under other light, tints and "
     "camera angles: spread is the share of the variance that comes from the look (0: none of it; 1: all), "
     "look is the R² of its parameters (less is better), and the rest is the R² of the state for heads fitted "

@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.answers import Answer
 from agents.assembly import shapes_of
 from agents.cli import UserError
+from agents.dependence import Part, dependences, parts_of
 from agents.invariance import nuisances
 from agents.recording import FEWEST, Recording, record
 from envs import Spec
@@ -81,9 +82,11 @@ class Questions:
         horizons: Sequence[int],
         heads: Sequence[str],
         discrete: bool,
+        parts: Sequence[Part] = (),
         seed: int = 0,
     ) -> None:
         self.recording, self.heads, self.discrete, self.seed = recording, heads, discrete, seed
+        self.observed = list(parts)
         self.horizons, farthest = sorted(horizons), max(horizons)
         length = recording.valid.shape[1]
         count = max(1, min(ROWS // recording.episodes, length - farthest - 1))
@@ -204,6 +207,11 @@ class Questions:
                     for metric, value in self._ranked(guess, truth, among()).items():
                         yield Answer("retrieval", rivals, source, role, "none", k, metric, value)
 
+    def dependences(self) -> Iterator[Answer]:
+        """What of an observation does a latent hang on?"""
+        obs = {key: self.rows(value) for key, value in self.recording.obs.items()}
+        return dependences(self.ours.model, self.floor.model, obs, self.observed, seed=self.seed)
+
     def _same(self) -> list[Tensor]:
         """Groups of probed rows of one episode."""
         return [(self.number == e).nonzero()[:, 0] for e in self.number.unique()]
@@ -223,7 +231,8 @@ class Questions:
 
     def all(self) -> Iterator[Answer]:
         """Every question in turn."""
-        for question in (self.actions, self.states, self.constants, self.paths, self.rollouts):
+        asked = (self.actions, self.states, self.constants, self.paths, self.rollouts, self.dependences)
+        for question in asked:
             yield from question()
         yield from nuisances(self.recording, self.ours, self.floor, seed=self.seed)
 
@@ -263,6 +272,7 @@ def interview(
         twin = build(cfg.worldmodel, shapes_of(spec), seed=seed).model.eval().to(agent.device)
         twin.observe({key: value.to(agent.device) for key, value in recording.obs.items()})  # scales alike
         asked = {"horizons": horizons, "heads": heads, "discrete": agent.discrete, "seed": seed}
+        asked["parts"] = parts_of(spec)
         questions, answers = Questions(model, twin, recording, **asked), []
         for answer in questions.all():
             if stop():

@@ -22,6 +22,9 @@ CONFIG_KEYS = (
     "time_limit",
     "hide",
     "delay",
+    "distractors",
+    "distractor_memory",
+    "distractor_scale",
 )
 
 
@@ -39,12 +42,16 @@ def make(
     time_limit: int | None = None,
     hide: Sequence[str] = (),
     delay: int = 0,
+    distractors: int = 0,
+    distractor_memory: float = 0.9,
+    distractor_scale: float = 1.0,
     seed: int = 0,
     index: int = 0,
 ) -> Simulator:
     """Build one simulator; `time_limit` counts control steps, `pixels` is the side of a square picture.
 
     `hide` names observations, or parts of them, that are not shown; the rest is `delay` decisions late.
+    `distractors` channels of noise are shown beside them.
     """
     _check_choices(kind, action_repeat, observations, pixels, time_limit)
     look = {"observations": observations, "pixels": pixels, "camera": camera}
@@ -58,11 +65,15 @@ def make(
         made = _make_gym(id, extra, look | pace)
     else:
         made = _make_entry(entry, extra, look | pace)
-    if not hide and not delay:
-        return made
-    from envs.veil import Veiled
+    if distractors:
+        from envs.distractors import Distracted
 
-    return Veiled(made, hide=hide, delay=delay)
+        made = Distracted(made, count=distractors, memory=distractor_memory, scale=distractor_scale)
+    if hide or delay:
+        from envs.veil import Veiled
+
+        made = Veiled(made, hide=hide, delay=delay)
+    return made
 
 
 def simulator_from_config(env: Any, seed: int, index: int = 0) -> Simulator:

@@ -2,35 +2,29 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from envs.nuisance import Nuisance, redraw
 from envs.spec import Array, EnvError, Simulator, Step
-from envs.truth import Truth
-
-Observation = dict[str, np.ndarray]
+from envs.wrapped import Observation, Wrapped
 
 
-class Veiled:
-    """Hide observations by name, whole or parts of a vector, and show the rest `delay` decisions late."""
+class Veiled(Wrapped):
+    """Hide observations by name, whole or parts of a vector, and show the rest `delay` decisions late.
+
+    What is redrawn or rendered is the present: like the truth it is never late.
+    """
 
     def __init__(self, simulator: Simulator, *, hide: Sequence[str] = (), delay: int = 0) -> None:
-        self.simulator = simulator
-        self.seed, self.index, self.episode = simulator.seed, simulator.index, simulator.episode
         self.kept, observation = _kept(simulator.spec.observation, hide)
-        self.spec = replace(simulator.spec, observation=observation)
+        super().__init__(simulator, observation)
         self.late: deque[Observation] = deque(maxlen=delay + 1)  # oldest first
 
     def reset(self) -> Observation:
         """Begin the next episode; until something is old enough, its first observation is shown."""
         self.late.clear()
-        self.simulator.episode = self.episode  # whoever sets ours chooses which one comes next
-        obs = self.simulator.reset()
-        self.episode = self.simulator.episode
-        return self._show(obs)
+        return self._show(self._begin())
 
     def step(self, action: np.ndarray) -> Step:
         """Apply one action vector: A -> Step."""
@@ -44,28 +38,10 @@ class Veiled:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Continue from a snapshot."""
-        inner = {k: v for k, v in snapshot.items() if k != "late" and not k.startswith("late.")}
-        self.simulator.restore(inner)
-        self.episode = self.simulator.episode
+        ours = self._restore(snapshot, "late")
         self.late.clear()
-        for i in range(int(snapshot["late"])):
-            self.late.append({key: np.array(snapshot[f"late.{i}.{key}"]) for key in self.spec.observation})
-
-    def truth(self) -> Truth:
-        """What the simulator knows, hidden or not."""
-        return getattr(self.simulator, "truth", dict)()
-
-    def redraw(self, nuisance: Nuisance) -> Observation:
-        """What is shown, had the present looked otherwise: like `truth` and `render` it is never late."""
-        return {key: image for key, image in redraw(self.simulator, nuisance).items() if key in self.kept}
-
-    def render(self, height: int, width: int, quality: str = "fast") -> np.ndarray:
-        """Return a picture of the present state: uint8 height width 3."""
-        return self.simulator.render(height, width, quality)
-
-    def close(self) -> None:
-        """Free what the simulator holds."""
-        self.simulator.close()
+        for i in range(int(ours["late"])):
+            self.late.append({key: np.array(ours[f"late.{i}.{key}"]) for key in self.spec.observation})
 
     def _show(self, obs: Observation) -> Observation:
         self.late.append({k: obs[k] if rows is None else obs[k][rows] for k, rows in self.kept.items()})

@@ -13,12 +13,12 @@ from .aggregators import AGGREGATORS
 from .blocks import ActionEmbedding
 from .encoders import ENCODERS
 from .errors import ModelError
-from .heads import HEADS
-from .losses import NEEDS_HEAD, OF_LATENTS, TERMS
+from .heads import HEADS, Decoder
+from .losses import NEEDS_HEAD, OF_ANSWERS, OF_INPUTS, OF_LATENTS, TERMS
 from .model import WorldModel
 from .objective import ROLLOUT, Objective
 from .predictors import PREDICTORS
-from .targets import TARGETS
+from .targets import TARGETS, Input
 from .views import VIEWS
 
 ACTIONS = {
@@ -50,6 +50,7 @@ def build(config: Any, shapes: Mapping[str, Any], *, seed: int | None = None) ->
     terms, weights = {}, {}
     for name, options in _section("terms", settings).items():
         terms[name], weights[name] = _term(name, options, model)
+        _answered(name, target, model)
     if not terms:
         raise ModelError(
             "worldmodel.terms is empty, so nothing would be learned; choose worldmodel/terms=mse"
@@ -72,11 +73,17 @@ def build_model(config: Any, shapes: Mapping[str, Any], *, seed: int | None = No
     aggregator = _make("aggregator", settings, sizes)
     sizes |= {"belief_size": aggregator.size, "normaliser": encoder.normaliser}
     predictor = _make("predictor", settings, sizes)
-    heads = {}
+    heads, sizes = (
+        {},
+        sizes
+        | {"trunk_size": predictor.size, "input_size": getattr(getattr(encoder, "vectors", None), "size", 0)},
+    )
     for name, options in _section("heads", settings).items():
         _known("worldmodel.heads", {name: None}, HEADS)
+        if HEADS[name] is Decoder and not sizes["input_size"]:
+            raise ModelError("worldmodel.heads.decoder needs observations that are vectors; drop it")
         options = {} if options is None else options
-        heads[name] = _call(f"worldmodel.heads.{name}", HEADS[name], options, {"trunk_size": predictor.size})
+        heads[name] = _call(f"worldmodel.heads.{name}", HEADS[name], options, sizes)
     return WorldModel(encoder, action, aggregator, predictor, heads, settings, facts)
 
 
@@ -90,11 +97,24 @@ def _term(name: str, options: Any, model: WorldModel) -> tuple[Any, float]:
         )
     if not isinstance(options, Mapping) or "weight" not in options:
         raise ModelError(f"{where} needs a weight; write {name}: {{weight: 1.0}}")
-    if kind in NEEDS_HEAD and getattr(model, kind) is None:
-        raise ModelError(f"{where} needs the {kind} head; add worldmodel.heads.{kind}={{}} or drop the term")
+    head = NEEDS_HEAD.get(kind)
+    if head and getattr(model, head) is None:
+        raise ModelError(f"{where} needs the {head} head; add worldmodel.heads.{head}={{}} or drop the term")
     _check(f"{where}.weight", options["weight"], float)
     rest = {key: value for key, value in options.items() if key != "weight"}
     return _call(where, TERMS[kind], rest, {"latent_size": model.latent_size}), float(options["weight"])
+
+
+def _answered(name: str, target: Any, model: WorldModel) -> None:
+    """Refuse a term whose answers are of another kind than what it holds against them."""
+    kind = name.removeprefix(ROLLOUT)
+    if kind in OF_INPUTS and not isinstance(target, Input):
+        raise ModelError(f"worldmodel.terms.{name} compares with inputs; add worldmodel/target=input")
+    if kind in OF_ANSWERS and isinstance(target, Input) and target.size != model.latent_size:
+        raise ModelError(
+            f"worldmodel.terms.{name} compares latents of {model.latent_size} entries with inputs of "
+            f"{target.size}; use worldmodel/terms=reconstruction, which decodes them"
+        )
 
 
 def _make(part: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:

@@ -1,10 +1,14 @@
-"""Heads read the predictor's trunk: reward as a distribution over bins, continuation as a logit."""
+"""Heads: reward as a distribution over bins and continuation as a logit, from the predictor's trunk; and
+what was seen, from a latent.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import symexp
+from .blocks import mlp, symexp
 from .errors import ModelError
 
 
@@ -85,4 +89,24 @@ class Continuation(nn.Module):
         return logit.float().sigmoid()
 
 
-HEADS: dict[str, type[TwoHot] | type[Continuation]] = {"reward": TwoHot, "continuation": Continuation}
+class Decoder(nn.Module):
+    """Say what an encoder of vectors was shown, scaled as it reads it: latent ... D -> ... V."""
+
+    def __init__(
+        self, latent_size: int, input_size: int, *, hidden: Sequence[int] = (256,), activation: str = "silu"
+    ) -> None:
+        super().__init__()
+        sizes = [latent_size, *hidden]
+        self.trunk = mlp(sizes, activation=activation)
+        self.linear = nn.Linear(sizes[-1], input_size)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Read back: ... D -> ... V."""
+        return self.linear(self.trunk(latent))
+
+
+HEADS: dict[str, type[TwoHot] | type[Continuation] | type[Decoder]] = {
+    "reward": TwoHot,
+    "continuation": Continuation,
+    "decoder": Decoder,
+}

@@ -15,6 +15,7 @@ dv/dt = v^depth (cov - variance v^(depth + 1)).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,17 +75,74 @@ def trajectory(feature: Feature, depth: int, start: float, answer: str, times: T
     first, _ = _range(feature, depth, start, answer, 0.999)
     end = fixed_point(feature, depth, answer) ** (1 / depth)
     odds = torch.linspace(_odds(first, end), FAR, POINTS, dtype=torch.float64)
-    passed = _passed(odds, feature, depth, answer)
+    passed, rate = _passed(odds, feature, depth, answer), _seconds_per_odds(odds, feature, depth, answer)
     wanted = times.double().clamp(max=float(passed[-1]))
-    right = torch.searchsorted(passed, wanted).clamp(1, POINTS - 1)
-    share = (wanted - passed[right - 1]) / (passed[right] - passed[right - 1])
-    return (end * torch.sigmoid(odds[right - 1] + share * (odds[right] - odds[right - 1]))) ** depth
+    left = torch.searchsorted(passed, wanted).clamp(1, POINTS - 1) - 1
+    # Between two points time is a parabola of the odds.
+    width, ahead = odds[1] - odds[0], wanted - passed[left]
+    bend = (rate[left + 1] - rate[left]) / width
+    beyond = 2 * ahead / (rate[left] + (rate[left].square() + 2 * bend * ahead).clamp_min(0).sqrt())
+    return (end * torch.sigmoid(odds[left] + beyond)) ** depth
 
 
 def order(features: Sequence[Feature], depth: int, start: float, answer: str) -> list[int]:
     """The numbers of the features, the one that is learned first first."""
     times = [critical_time(feature, depth, start, answer) for feature in features]
     return sorted(range(len(features)), key=times.__getitem__)
+
+
+def pairs(
+    features: Sequence[Feature], basis: Tensor, number: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw pairs whose covariances are exactly those of the features along the basis: D D -> N D, N D."""
+    size = len(features)
+    if number <= 2 * size:
+        raise ModelError(
+            f"{number} pairs cannot have the covariances of {size} features; draw more than that"
+        )
+    draws = torch.randn(number, 2 * size, generator=generator, dtype=torch.float64)
+    white = torch.linalg.qr(draws - draws.mean(0))[0] * number**0.5  # neither means nor correlations
+    variance = torch.tensor([f.variance for f in features], dtype=torch.float64)
+    rho = torch.tensor([f.rho for f in features], dtype=torch.float64)
+    if rho.max() > 1:
+        raise ModelError(
+            "rho above 1 would make the later end of a pair less than a sum of its parts; lower it"
+        )
+    x = white[:, :size] * variance.sqrt()
+    y = rho * x + white[:, size:] * (variance * (1 - rho**2)).sqrt()
+    return x @ basis.t(), y @ basis.t()
+
+
+class Spectrum(NamedTuple):
+    """What of measured pairs the theory would call features."""
+
+    features: list[Feature]  # the most predictable one first
+    directions: Tensor  # D F, of the features in x
+    mixing: float  # 0 where the covariances share their eigenvectors, as the theory needs; at most 1
+
+
+def influence(x: Tensor, y: Tensor, done: Tensor | None = None, *, ridge: float = 1e-6) -> Spectrum:
+    """Read features from pairs, without what `done` says about either end: N D, N D, N A -> Spectrum."""
+    x, y = (part.double() - part.double().mean(0) for part in (x, y))
+    if done is not None:
+        known = done.double() - done.double().mean(0)
+        x, y = (part - known @ torch.linalg.lstsq(known, part).solution for part in (x, y))
+    cov_xx, cov_yx = x.t() @ x / len(x), y.t() @ x / len(x)
+    both = (cov_yx + cov_yx.t()) / 2
+    # cov_yx v = rho cov_xx v, by the Cholesky factor of cov_xx.
+    size = len(cov_xx)
+    factor = torch.linalg.cholesky(cov_xx + ridge * cov_xx.diagonal().mean() * torch.eye(size).double())
+    inner = torch.linalg.solve_triangular(factor, both, upper=False)
+    inner = torch.linalg.solve_triangular(factor, inner.t(), upper=False)
+    rho, vectors = torch.linalg.eigh((inner + inner.t()) / 2)
+    directions = torch.linalg.solve_triangular(factor.t(), vectors, upper=True)
+    directions = directions / directions.norm(dim=0)
+    order = rho.argsort(descending=True)
+    variance = torch.einsum("df,de,ef->f", directions, cov_xx, directions)
+    found = [Feature(float(rho[k] * variance[k]), float(rho[k])) for k in order]
+    clash = cov_xx @ both - both @ cov_xx
+    mixing = clash.norm() / (2 * cov_xx.norm() * both.norm()).clamp_min(1e-300)
+    return Spectrum(found, directions[:, order], float(mixing))
 
 
 # ---- matrices
@@ -131,7 +189,7 @@ def flow(network: Network, cov_xx: Tensor, cov_yx: Tensor, answer: str, times: T
 
     state, now, found = torch.stack([*network.layers, network.predictor]), 0.0, []
     for time in times.tolist():
-        state, now = _integrate(velocity, state, now, time), time
+        state, now = integrate(velocity, state, now, time), time
         found.append(Network(tuple(state[:-1]), state[-1]))
     return found
 
@@ -157,7 +215,7 @@ _STAGES = (
 _ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-def _integrate(
+def integrate(
     velocity: Callable[[Tensor], Tensor], state: Tensor, now: float, end: float, tolerance: float = 1e-11
 ) -> Tensor:
     """Follow a flow from one time to another, in steps as large as the tolerance allows."""

@@ -132,6 +132,26 @@ def continuation() -> Term:
     return lambda g, model: model.continuation.loss(model.continuation(g.trunk), g.continues)
 
 
+def reconstruction() -> Term:
+    """Make the mean squared difference of the decoded prediction from the input to come: B Q."""
+    return lambda g, model: _decoded(g.prediction, g, model)
+
+
+def autoencoding() -> Term:
+    """Make the same of the decoded latents themselves, so that what is predicted is what is encoded: B Q."""
+
+    def term(g: Graded, model: WorldModel) -> Tensor:
+        if g.latents.shape[1] != g.answer.shape[1] + 1:
+            raise ModelError("autoencoding needs views.name=next_step, where every answer is encoded as well")
+        return _decoded(g.latents[:, 1:], g, model)
+
+    return term
+
+
+def _decoded(latents: Tensor, g: Graded, model: WorldModel) -> Tensor:
+    return (model.decoder(latents).float() - g.answer.float()).square().mean(-1)
+
+
 TERMS: dict[str, Callable[..., Term]] = {
     "cosine": cosine,
     "mse": mse,
@@ -142,6 +162,15 @@ TERMS: dict[str, Callable[..., Term]] = {
     "sigreg": SIGReg,
     "reward": reward,
     "continuation": continuation,
+    "reconstruction": reconstruction,
+    "autoencoding": autoencoding,
 }
-NEEDS_HEAD = {"reward", "continuation"}
-OF_LATENTS = {"variance", "covariance", "sigreg"}
+NEEDS_HEAD = {
+    "reward": "reward",
+    "continuation": "continuation",
+    "reconstruction": "decoder",
+    "autoencoding": "decoder",
+}
+OF_LATENTS = {"variance", "covariance", "sigreg", "autoencoding"}
+OF_ANSWERS = {"cosine", "mse", "smooth_l1", "infonce"}  # predictions against answers, of one size
+OF_INPUTS = {"reconstruction", "autoencoding"}  # what is decoded against the input

@@ -10,7 +10,7 @@ from .aggregators import Aggregator, Memory
 from .blocks import ActionEmbedding
 from .encoders import Encoder
 from .encoders.vectors import Observations
-from .heads import Continuation, TwoHot
+from .heads import Continuation, Decoder, TwoHot
 from .predictors import Prediction, Predictor
 
 Policy = Callable[
@@ -49,7 +49,7 @@ class WorldModel(nn.Module):
         action: ActionEmbedding,
         aggregator: Aggregator,
         predictor: Predictor,
-        heads: dict[str, TwoHot | Continuation],
+        heads: dict[str, TwoHot | Continuation | Decoder],
         config: dict[str, Any],
         shapes: dict[str, Any],
     ) -> None:
@@ -57,6 +57,7 @@ class WorldModel(nn.Module):
         self.encoder, self.action, self.aggregator, self.predictor = encoder, action, aggregator, predictor
         self.reward: Any = heads.get("reward")
         self.continuation: Any = heads.get("continuation")
+        self.decoder: Any = heads.get("decoder")
         self.config, self.shapes = config, shapes
         self.observation_keys = tuple(sorted(shapes["observation"]))
         self.latent_size: int = encoder.size

@@ -61,11 +61,9 @@ class Input(Target):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         vectors = getattr(encoder, "vectors", None)
-        if vectors is None or vectors.size != encoder.size:
-            raise ModelError(
-                f"target input needs latents as large as what is read, and they have {encoder.size} entries; "
-                "use worldmodel/encoder=linear"
-            )
+        if vectors is None or not vectors.size or hasattr(encoder, "convolutions"):
+            raise ModelError("target input needs observations that are vectors; use worldmodel/target=online")
+        self.size: int = vectors.size
         self._vectors = (vectors,)  # not registered a second time
 
     def answer(self, views: Views) -> Tensor:

@@ -12,6 +12,14 @@ from envs.wire import pack, unpack
 EVERY = {
     "dmc": {"kind": "dmc", "task": "hopper_hop", "action_repeat": 2, "time_limit": 15},
     "dmc veiled": {"kind": "dmc", "task": "hopper_hop", "time_limit": 15, "hide": ["velocity"], "delay": 2},
+    "dmc distracted": {
+        "kind": "dmc",
+        "task": "hopper_hop",
+        "time_limit": 15,
+        "distractors": 5,
+        "hide": ["velocity"],
+        "delay": 1,
+    },
     "gym": {"kind": "gym", "id": "Pendulum-v1", "action_repeat": 2, "time_limit": 15},
     "gym discrete": {"kind": "gym", "id": "CartPole-v1"},
     "gym one-hot": {"kind": "gym", "id": "FrozenLake-v1"},

@@ -89,8 +89,8 @@ def test_every_part_builds_and_takes_a_step_in_the_default(part):
     overrides = [f"worldmodel/{group}={name}"]
     if part == "views/last_step":  # it has one question, and an open loop needs several
         overrides.append("worldmodel/terms=mse")
-    if part == "target/input":  # it needs latents as large as what is read
-        overrides.append("worldmodel/encoder=linear")
+    if part in ("target/input", "terms/reconstruction"):  # what is to come, and what decodes latents into it
+        overrides = ["worldmodel/target=input", "worldmodel/terms=reconstruction"]
     take_step(compose_config("seq_jepa", *overrides), make_shapes(name in IMAGES))
 
 

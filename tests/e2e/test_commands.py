@@ -11,6 +11,7 @@ import imageio
 import pytest
 import torch
 
+from agents.analyse import main as analyse
 from agents.bench import main as bench
 from agents.check_env import main as check_env
 from agents.doctor import main as doctor
@@ -21,7 +22,7 @@ from agents.train import main as train
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("train", "evaluate", "play", "plot", "bench", "doctor", "check_env", "probe"),
-    *("pretrain", "calibrate", "claims"),
+    *("pretrain", "calibrate", "claims", "analyse"),
 )
 
 
@@ -176,3 +177,18 @@ def test_check_env_tells_a_good_environment_from_a_broken_one(tell):
     assert code == 2
     assert "NaN or infinite: state" in text
     assert "fix: " in text
+
+
+def test_agents_taught_by_latents_and_by_inputs_are_held_against_their_noise(tmp_path, tell):
+    short = ("trainer=debug", "logger.progress=off", "trainer.frames=200", "trainer.eval_every=200")
+    noisy = ("env=toy_point_mass", "env.time_limit=40", "env.distractors=3", "trainer.eval_episodes=1")
+    taught = {"JEPA": (), "reconstruction": ("worldmodel/target=input", "worldmodel/terms=reconstruction")}
+    for name, words in taught.items():
+        code, text = tell(train, *short, *noisy, *words, f"run.dir={tmp_path / name}")
+        assert code == 0, text
+    asked = ("experiment=distractors", f"runs={tmp_path}/*", f"out={tmp_path / 'out'}")
+    code, text = tell(analyse, *asked, f"record={tmp_path / 'rows.csv'}")
+    assert code == 0, text
+    assert all(name in text for name in taught)
+    assert "10 new rows" in text  # the return, what latents hang on and what is read from them: signal, noise
+    assert (tmp_path / "out" / "distractors.png").exists()

@@ -38,7 +38,7 @@ class LinearEncoder(nn.Module):
 
     def forward(self, obs: Observations) -> Tensor:
         """Encode: dict of [B, T, *shape] -> B T D."""
-        x = self.vectors(obs)
+        x = self.vectors(obs).to(self.layers[0].dtype)  # in float64 a network can be held against the theory
         for matrix in self.layers:
             x = x @ matrix.t()
         return x

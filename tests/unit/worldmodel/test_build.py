@@ -36,6 +36,12 @@ def refused(config, shapes):
         ({"terms": {"msee": {"weight": 1.0}}}, "did you mean 'mse'"),
         ({"terms": {}}, "nothing would be learned"),
         ({"heads": {}}, "needs the reward head"),
+        ({"target": {"name": "input"}}, "worldmodel/terms=reconstruction"),
+        ({"terms": {"reconstruction": {"weight": 1.0}}}, "needs the decoder head"),
+        (
+            {"terms": {"reconstruction": {"weight": 1.0}}, "heads": {"decoder": {}}},
+            "worldmodel/target=input",
+        ),
         ({"target": {"name": "moving", "schedule": "cosine"}}, "needs steps"),
         ({"rollout_steps": 2}, "rollout_steps"),
         ({"terms": {"mse": {"weight": 1.0}, "rollout_variance": {"weight": 1.0}}}, "not of a rollout"),

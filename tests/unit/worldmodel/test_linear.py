@@ -12,7 +12,9 @@ from worldmodel.linear import (
     critical_time_in_closed_form,
     fixed_point,
     flow,
+    influence,
     order,
+    pairs,
     trajectory,
 )
 
@@ -86,18 +88,12 @@ def test_times_of_equal_covariance_are_those_of_the_specification():
             assert ratio == pytest.approx(expected, abs=0.02)
 
 
-def pairs(features, basis, number=64, seed=0):
-    """Pairs whose covariances are exactly those of the features along the basis, as a batch of two rows."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randn(number, 2 * len(features), generator=generator, dtype=torch.float64)
-    white = torch.linalg.qr(draws - draws.mean(0))[0] * number**0.5  # neither means nor correlations
-    variance = torch.tensor([f.variance for f in features]).double()
-    rho = torch.tensor([f.rho for f in features]).double()
-    x = white[:, : len(features)] * variance.sqrt()
-    y = rho * x + white[:, len(features) :] * (variance * (1 - rho**2)).sqrt()
+def batch_of(features, basis, number=64):
+    """Pairs of these features as a batch of two rows."""
+    x, y = pairs(features, basis, number, torch.Generator().manual_seed(0))
     rows, no = (number, 2), torch.zeros(number, 2, dtype=torch.bool)
     return {
-        "state": (torch.stack([x, y], 1) @ basis.t()).float(),
+        "state": torch.stack([x, y], 1).float(),
         "prev_action": torch.zeros(*rows, 1),
         "reward": torch.zeros(rows),
         "terminated": no,
@@ -121,7 +117,7 @@ def test_a_trained_network_follows_the_theory(answer, rate):
         "observation": {"state": {"shape": [2], "dtype": "float32"}},
         "action": {"kind": "continuous", "size": 1},
     }
-    objective, batch = build(config, shapes, seed=0), pairs(features, basis)
+    objective, batch = build(config, shapes, seed=0), batch_of(features, basis)
     optimiser = torch.optim.SGD(objective.trainable(), rate)
     start = scale**depth
     end = 1.3 * max(critical_time(f, depth, start, answer) for f in features)
@@ -149,3 +145,30 @@ def test_features_outside_of_the_regime_are_refused_in_words():
         critical_time(Feature(-1.0, 0.5), 1, 1e-3, "latent")
     with pytest.raises(ModelError, match="latent or input"):
         fixed_point(NOISY, 1, "pixels")
+    with pytest.raises(ModelError, match="rho above 1"):
+        pairs([Feature(1.0, 1.5)], torch.eye(1).double(), 9, torch.Generator())
+    with pytest.raises(ModelError, match="draw more"):
+        pairs([NOISY], torch.eye(1).double(), 2, torch.Generator())
+
+
+def test_features_are_read_from_pairs_without_what_actions_did():
+    basis = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(1)).double())[0]
+    x, y = pairs((NOISY, CLEAN), basis, 400, torch.Generator().manual_seed(0))
+    found = influence(x, y)
+    for read, truth in zip(found.features, (CLEAN, NOISY), strict=True):
+        assert (read.cov, read.rho) == pytest.approx((truth.cov, truth.rho), rel=1e-4)
+    aligned = (found.directions.t() @ basis).abs()
+    assert torch.allclose(aligned, torch.eye(2).double().flip(0), atol=1e-3)
+    assert found.mixing < 1e-6
+    done = torch.randn(400, 3, generator=torch.Generator().manual_seed(2)).double()
+    moved = y + 5 * done @ torch.ones(3, 2).double()
+    again = influence(x, moved, done)
+    assert again.features[0].rho == pytest.approx(0.9, abs=0.03)
+    assert influence(x, moved).features[0].rho > 1.2 or influence(x, moved).mixing > 0.05
+
+
+def test_covariances_that_clash_are_told():
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]]).double()
+    x = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)).double() * torch.tensor([1.0, 3.0])
+    rates = turn @ torch.diag(torch.tensor([0.9, 0.1]).double()) @ turn.t()
+    assert influence(x, x @ rates).mixing > 0.05

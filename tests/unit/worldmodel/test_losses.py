@@ -3,15 +3,18 @@
 import pytest
 import torch
 
+from worldmodel import ModelError, build
 from worldmodel.diagnostics import effective_rank, latent_std, participation_rank
 from worldmodel.losses import (
     Graded,
     SIGReg,
+    autoencoding,
     cosine,
     covariance,
     infonce,
     masked_mean,
     mse,
+    reconstruction,
     smooth_l1,
     variance,
 )
@@ -84,3 +87,65 @@ def test_diagnostics_tell_collapse_from_spread():
     for rank in (participation_rank, effective_rank):
         assert abs(rank(one) - 1) < 0.01
         assert 7.5 < rank(full) < 8.01
+
+
+def decoded_model(entries=5, latent=8):
+    """A world model that decodes its latents, and the objective that teaches it to."""
+    return build(
+        {
+            "encoder": {
+                "name": "mlp",
+                "hidden": [16],
+                "latent": latent,
+                "scaling": "none",
+                "normaliser": "none",
+            },
+            "aggregator": {"name": "none"},
+            "predictor": {"name": "mlp", "hidden": [16]},
+            "target": {"name": "input"},
+            "heads": {"decoder": {"hidden": [16]}},
+            "terms": {"reconstruction": {"weight": 1.0}, "autoencoding": {"weight": 1.0}},
+        },
+        {
+            "observation": {"state": {"shape": [entries], "dtype": "float32"}},
+            "action": {"kind": "continuous", "size": 2},
+        },
+        seed=0,
+    )
+
+
+def test_what_is_decoded_is_held_against_the_input():
+    model = decoded_model().model
+    latents, prediction, answer = torch.randn(3, 4, 8), torch.randn(3, 3, 8), torch.randn(3, 3, 5)
+    g = graded(prediction, answer, latents)
+    expected = (model.decoder(prediction) - answer).square().mean(-1)
+    assert torch.equal(reconstruction()(g, model), expected)
+    present = (model.decoder(latents[:, 1:]) - answer).square().mean(-1)
+    assert torch.equal(autoencoding()(g, model), present)
+    with pytest.raises(ModelError, match="next_step"):
+        autoencoding()(g._replace(latents=latents[:, :3]), model)
+
+
+def test_reconstruction_learns_to_say_what_will_be_seen():
+    objective = decoded_model()
+    generator, no = torch.Generator().manual_seed(0), torch.zeros(64, 2, dtype=torch.bool)
+    optimiser = torch.optim.Adam(objective.trainable(), 3e-3)
+    losses = []
+    for _ in range(300):
+        x, done = (torch.randn(64, size, generator=generator) for size in (5, 2))
+        ahead = 0.5 * x.roll(1, 1) + done.repeat(1, 3)[:, :5]
+        batch = {
+            "state": torch.stack([x, ahead], 1),
+            "prev_action": torch.stack([torch.zeros_like(done), done], 1),
+            "reward": torch.zeros(64, 2),
+            "terminated": no,
+            "is_first": no,
+            "valid": ~no,
+        }
+        loss, metrics = objective(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(metrics)
+    for name in ("loss/reconstruction", "loss/autoencoding"):
+        assert losses[-1][name] < 0.2 * losses[0][name]

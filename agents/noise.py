@@ -1,0 +1,139 @@
+"""What world models keep of channels of noise, by latents and by reconstruction, and what that costs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agents.cli import UserError
+from agents.evidence import RunRecord, read_runs
+
+METRIC = "eval/return"
+EPISODES, DECISIONS = 12, 200
+COLOURS = {"JEPA": "#0072B2", "reconstruction": "#D55E00"}
+
+Tell = Callable[[str, int], None]
+
+
+class Judged(NamedTuple):
+    """A run: how it was taught, among how many channels of noise, and what came of it."""
+
+    run: RunRecord
+    method: str
+    channels: int
+    frames: int
+    values: dict[str, float]
+
+
+def judge(patterns: Sequence[str], tell: Tell) -> list[Judged]:
+    """Ask every run what its latents hang on and what is read from them; its return is its own last one."""
+    found = []
+    for run in read_runs(patterns):
+        channels = run.config.get("env", {}).get("distractors", 0)
+        target = run.config["worldmodel"]["target"]["name"]
+        curve = run.curve(METRIC, "")
+        if not len(curve.frames):
+            raise UserError(f"{run.path} has not been evaluated yet", "train it a little longer")
+        values = {METRIC: float(curve.values[-1])} | asked(run.path)
+        method = "reconstruction" if target == "input" else "JEPA"
+        found.append(Judged(run, method, channels, int(curve.frames[-1]), values))
+        tell("runs asked", len(found))
+    return sorted(found, key=lambda one: (one.channels, one.method, one.run.seed))
+
+
+def asked(run: Path) -> dict[str, float]:
+    """What the latents of a run hang on, and how well signal and noise are read from them."""
+    import torch
+
+    from agents.dependence import encode, parts_of, share
+    from agents.loading import load_run
+    from agents.recording import record
+    from envs.distractors import KEY
+    from worldmodel.probes import probe, split
+
+    loaded = load_run(str(run))
+    loaded.agent.model.eval()
+    recording = record(
+        loaded.agent, loaded.config.env, episodes=EPISODES, decisions=DECISIONS, seed=0, looks=0
+    )
+    assert recording is not None
+    kept = recording.valid.flatten()
+    number = torch.arange(recording.episodes).repeat_interleave(recording.valid.shape[1])[kept]
+    obs = {key: value.flatten(0, 1)[kept] for key, value in recording.obs.items()}
+    z, parts, values = encode(loaded.agent.model, obs), parts_of(loaded.spec), {}
+    groups = {"noise": [p for p in parts if p.key == KEY], "signal": [p for p in parts if p.key != KEY]}
+    for name, group in groups.items():
+        if not group:
+            continue
+        values[f"dependence/{name}"] = share(loaded.agent.model, obs, group)
+        labels = torch.cat([obs[p.key].flatten(1)[:, p.entries] for p in group], 1).double()
+        values[f"read/{name}"] = probe(z, labels, split(number)).uniform
+    return values
+
+
+def lines_of(found: Sequence[Judged]) -> Iterator[str]:
+    """A table: the mean over seeds of everything, by method and channels."""
+    names = sorted({name for one in found for name in one.values})
+    yield f"{'taught by':<16}{'noise':>6}{'seeds':>6}" + "".join(f"{name:>20}" for name in names)
+    for method, channels in dict.fromkeys((one.method, one.channels) for one in found):
+        mine = [one.values for one in found if (one.method, one.channels) == (method, channels)]
+        cells = [[values[name] for values in mine if name in values] for name in names]
+        shown = "".join(f"{np.mean(cell) if cell else float('nan'):>20.3f}" for cell in cells)
+        yield f"{method:<16}{channels:>6}{len(mine):>6}{shown}"
+
+
+def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:
+    """Every number as a row of evidence."""
+    for one in found:
+        wall = one.run.seconds_at(np.array([one.frames]))[0]
+        for metric, value in sorted(one.values.items()):
+            yield {
+                "experiment": "distractors",
+                "env": one.run.env,
+                "method": one.method,
+                "seed": str(one.run.seed),
+                "frames": str(one.frames),
+                "metric": metric,
+                "value": f"{value:.5f}",
+                "wall_s": "" if np.isnan(wall) else f"{wall:.1f}",
+                "commit": one.run.commit,
+                "command": one.run.command,
+            }
+
+
+def draw(found: Sequence[Judged], path: Path) -> None:
+    """Draw the return, what latents hang on and what is read from them, over channels of noise."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = {METRIC: ("-",), "dependence": ("noise", "signal"), "read": ("noise", "signal")}
+    titles = ("return", "share of the latents that hangs on …", "R² of what is read from latents")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for axis, (panel, kinds), title in zip(axes, panels.items(), titles, strict=True):
+        for method, colour in COLOURS.items():
+            for kind in kinds:
+                name = panel if panel == METRIC else f"{panel}/{kind}"
+                _line(axis, [one for one in found if one.method == method], name, colour, kind)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("channels of noise", fontsize=9)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _line(axis: Any, found: Sequence[Judged], name: str, colour: str, kind: str) -> None:
+    by_channels: dict[int, list[float]] = {}
+    for one in found:
+        if name in one.values:
+            by_channels.setdefault(one.channels, []).append(one.values[name])
+    if not by_channels:
+        return
+    xs = sorted(by_channels)
+    label = found[0].method + ("" if kind == "-" else f", {kind}")
+    style = "--" if kind == "noise" else "-"
+    axis.plot(xs, [np.mean(by_channels[x]) for x in xs], style, marker="o", color=colour, label=label)
+    for x in xs:
+        axis.plot([x] * len(by_channels[x]), by_channels[x], ".", color=colour, alpha=0.5)

@@ -47,7 +47,7 @@ def measure(source: Any, cfg: Any, tell: Any) -> list[Bar]:
     import torch
 
     from agents.examination import Subject
-    from agents.pretraining import shapes_of
+    from agents.lessons import shapes_of
     from worldmodel import build
 
     class Coarse(torch.nn.Module):

@@ -19,6 +19,8 @@ from agents.cli import UserError, option, run_command
 from agents.judging import CLAIMS, Evidence, Found
 from agents.pretrain import EXAMINATION
 
+TABLE = "table"
+
 
 @dataclass
 class Claims:
@@ -41,8 +43,9 @@ def claims(options: Claims) -> int:
         raise UserError(
             "record= takes what runs have answered, and runs= is a file of rows", "leave out record"
         )
-    mixed = sorted({one.env for one in found})
-    if len(mixed) > len({one.kind for one in found}):
+    pictures = [one for one in found if one.kind != TABLE]
+    mixed = sorted({one.env for one in pictures})
+    if len(mixed) > len({one.kind for one in pictures}):
         text = f"runs on {', '.join(mixed)} cannot be judged as one"
         raise UserError(text, f"name one folder, such as runs={options.runs}/{mixed[0]}")
     lines = report(found)
@@ -98,7 +101,27 @@ def read_recorded(path: Path) -> list[Found]:
 
 
 def report(found: Sequence[Found]) -> list[str]:
-    """The claims as lines of a table."""
+    """The claims, and what was found on tables, as lines."""
+    tables = [one for one in found if one.kind == TABLE]
+    pictures = [one for one in found if one.kind != TABLE]
+    return [*(_claims(pictures) if pictures else ()), *(_tables(tables) if tables else ())]
+
+
+def _tables(found: Sequence[Found]) -> Iterator[str]:
+    """What latents of columns are worth beside raw ones: mean and spread over seeds, by table and variant."""
+    names = list(dict.fromkeys(name for one in found for name in sorted(one.metrics)))
+    for env, variant in dict.fromkeys((one.env, one.variant) for one in found):
+        mine = [one.metrics for one in found if (one.env, one.variant) == (env, variant)]
+        scores = "scores: share of classes found, or error of numbers"
+        yield f"{env}, {variant or 'one run'}, {len(mine)} seeds ({scores})"
+        for name in names:
+            values = [metrics[name] for metrics in mine if name in metrics]
+            if values:
+                spread = f" ±{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+                yield f"      {name:<24} {np.mean(values):.4f}{spread}"
+
+
+def _claims(found: Sequence[Found]) -> list[str]:
     evidence = Evidence(found)
     seeds = {(f.kind, f.variant): sum(g[1:3] == f[1:3] for g in found) for f in found}
     lines = ["runs: " + ", ".join(f"{kind}/{variant} ×{n}" for (kind, variant), n in sorted(seeds.items()))]

@@ -1,4 +1,4 @@
-"""Pre-train a world model on pictures, without an agent: python -m agents.pretrain experiment=objects."""
+"""Pre-train a world model without an agent: python -m agents.pretrain experiment=objects."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ EXAMINATION = "examination.json"
 
 
 def pretrain(cfg: Any) -> int:
-    """Learn every run of the study that is not learned yet, examine it, and print the claims."""
+    """Learn every run of the study that is not learned yet, examine it, and print what was found."""
     from agents.claims import read_one, report
     from agents.progress import counting
     from agents.stopping import Stopper
@@ -71,7 +71,7 @@ def learn(cfg: Any, stop: Any, tell: Any) -> Path:
     from agents.config import config_dict, config_hash, save_yaml
     from agents.rundir import open_run
 
-    name = f"{cfg.data.kind}_{cfg.data.tier}"
+    name = data_name(cfg.data)
     about = {"config": config_dict(cfg), "dir": cfg.run.dir, "fresh": cfg.run.fresh, "device": cfg.device}
     with open_run(cfg.run.root, name, cfg.seed, config_hash(cfg), **about) as run, ExitStack() as closing:
         if (run.path / EXAMINATION).exists():
@@ -88,17 +88,20 @@ def learn(cfg: Any, stop: Any, tell: Any) -> Path:
         return run.path
 
 
+def data_name(data: Any) -> str:
+    """Name the folder of runs on the same data."""
+    if data.kind == "table":
+        return f"table_{Path(data.table).stem}"
+    return f"{data.kind}_{data.tier}"
+
+
 def examined(session: Any, tell: Any) -> None:
     """Examine what was learned and keep the answers beside it."""
     from agents import durable
-    from agents.examination import Subject, examine
-    from agents.landscape import draw
 
     cfg = session.cfg
     session.stop.impatient = True  # nothing of the run is lost while heads are fitted
-    subject = Subject(session.objective.model, session.source, seed=cfg.seed)
-    draw(subject, session.path / "plots" / "landscape.png")
-    answers = examine(subject, tell)
+    answers = session.lessons.examine(session.objective.model, cfg.seed, session.path, tell)
     session.stop.impatient = False
     found = {
         "variant": cfg.variant,

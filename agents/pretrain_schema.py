@@ -1,4 +1,4 @@
-"""The schema of a pre-training run: a world model learned from pictures, without an agent."""
+"""The schema of a pre-training run: a world model learned from pictures or tables, without an agent."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,18 +6,22 @@ from typing import Any
 from agents.options import UserError, option
 from agents.schema import LoggerConfig, RunSettings
 
+KINDS = ("objects", "saccades", "table")
+
 
 @dataclass
 class DataConfig:
     """What is looked at; `data=NAME` fills it."""
 
-    kind: str = option("objects", "turned objects, or fixations of scenes", choices=("objects", "saccades"))
+    kind: str = option("objects", "turned objects, fixations of scenes, or rows of a table", choices=KINDS)
     tier: str = option("t1", "how much of it: t0 for tests, t1 for a CPU", choices=("t0", "t1", "t2", "t3"))
     size: int | None = option(None, "side of an object's picture (default: the tier's)", low=32, high=128)
     root: str = option("data", "folder of the stores, drawn once")
     colour: bool = option(False, "objects: actions also say how the hues of floor and light change")
     saliency: bool = option(True, "saccades: look where contrast is, not anywhere")
     inhibition: bool = option(True, "saccades: never look where one has just looked")
+    table: str = option("breast_cancer", "table: a CSV file, or one that scikit-learn brings along")
+    label: str | None = option(None, "table: the column that heads are asked for (default: the last)")
 
 
 @dataclass
@@ -26,7 +30,7 @@ class LearningConfig:
 
     updates: int = option(3000, "gradient steps (0: the model as it was built)", low=0)
     batch: int = option(256, "sequences per update", low=2)
-    observed: int = option(3, "views before the one that is predicted", low=1, high=16)
+    observed: int = option(3, "pictures: views before the one that is predicted", low=1, high=16)
     lr: float = option(1e-3, "learning rate after the warm-up", low=0.0)
     lr_first: float = option(1e-5, "learning rate of the first update", low=0.0)
     lr_last: float = option(1e-5, "learning rate that the cosine ends at", low=0.0)
@@ -68,11 +72,17 @@ class PretrainConfig:
 
 def check_pretraining(config: PretrainConfig) -> None:
     """Raise UserError for settings that contradict each other."""
-    if config.data.kind == "saccades" and (config.data.colour or config.data.size):
+    if config.data.kind != "objects" and (config.data.colour or config.data.size):
         name = "colour" if config.data.colour else "size"
-        raise UserError(f"data.{name} is of objects, and data.kind=saccades", f"drop data.{name}")
+        raise UserError(f"data.{name} is of objects, and data.kind={config.data.kind}", f"drop data.{name}")
     if config.data.kind == "saccades" and config.data.tier == "t3":
         raise UserError("there is no data.tier=t3 of saccades", "choose data.tier=t0, t1 or t2")
+    asked = (config.worldmodel.get("views") or {}).get("name")
+    if (asked == "hidden_columns") != (config.data.kind == "table"):
+        fix = "worldmodel=t_jepa" if config.data.kind == "table" else "worldmodel=seq_jepa_views"
+        raise UserError(
+            f"worldmodel.views={asked} does not ask of data.kind={config.data.kind}", f"use {fix}"
+        )
     unknown = [name for name in config.study.only if name not in config.study.variants]
     if unknown:
         names = ", ".join(config.study.variants) or "none"

@@ -1,4 +1,4 @@
-"""One pre-training run on disk: pictures to sequences to updates, saved and resumed to the bit."""
+"""One pre-training run on disk: data to batches to updates, saved and resumed to the bit."""
 
 import math
 import time
@@ -17,35 +17,14 @@ from agents.assembly import choose_device, set_threads
 from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.config import config_dict
+from agents.lessons import check_lessons, make_lessons
 from agents.logging import Logger
 from agents.loop import Averages
 from agents.progress import Progress
 from agents.rundir import Run
 from agents.stopping import Stopper
-from envs.pictures.sequences import Sequences, Source
-from envs.pictures.sources import make_source
 from worldmodel import Objective, build
 from worldmodel.checkpoint import describe
-
-
-def as_batch(drawn: Sequences, device: torch.device) -> dict[str, Tensor]:
-    """Put sequences in the form of a training batch: B V -> the keys of a batch, each B V ..."""
-    rows = drawn.actions.shape[:2]
-    no = torch.zeros(rows, dtype=torch.bool, device=device)
-    return {
-        "pixels": drawn.images.to(device),
-        "prev_action": drawn.actions.to(device),
-        "is_first": no,
-        "valid": ~no,
-        "reward": torch.zeros(rows, device=device),
-        "terminated": no,
-    }
-
-
-def shapes_of(source: Source) -> dict[str, Any]:
-    """Describe pictures and actions as the world model wants them."""
-    pixels = {"shape": list(source.shape), "dtype": "uint8"}
-    return {"observation": {"pixels": pixels}, "action": {"kind": "continuous", "size": source.action_size}}
 
 
 def learning_rate(update: int, learning: Any) -> float:
@@ -63,15 +42,14 @@ class Pretraining:
     def __init__(
         self, cfg: Any, run: Run, stop: Stopper, closing: ExitStack, tell: Callable[[str, int], None]
     ) -> None:
-        """Draw or open the pictures and build everything; files and the terminal are closed by `closing`."""
+        """Draw or open the data and build everything; files and the terminal are closed by `closing`."""
         self.cfg, self.path, self.stop = cfg, run.path, stop
         self.device = choose_device(cfg.device)
         set_threads(cfg.learning.threads)
         randomness.seed_everything(cfg.seed)
-        self.source = make_source(cfg.data, tell)
-        self.things = (~self.source.held_out).nonzero()[:, 0]
-        self.objective: Objective = build(cfg.worldmodel, shapes_of(self.source)).to(self.device)
-        self._check()
+        self.lessons = make_lessons(cfg, tell)
+        self.objective: Objective = build(cfg.worldmodel, self.lessons.shapes).to(self.device)
+        check_lessons(cfg, self.objective)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.optimiser = self._make_optimiser()
         self.updates, self.averages = 0, Averages()
@@ -111,20 +89,8 @@ class Pretraining:
 
     @property
     def frames(self) -> int:
-        """Pictures looked at so far."""
-        return self.updates * self.cfg.learning.batch * (self.cfg.learning.observed + 1)
-
-    def _check(self) -> None:
-        """Refuse world models that pictures without rewards cannot teach."""
-        learned = [name for name in ("reward", "continuation") if name in self.objective.terms]
-        if learned:
-            text = f"pictures have no {' or '.join(learned)} to learn"
-            raise UserError(text, "use worldmodel=seq_jepa_views or worldmodel/terms=cosine")
-        aggregator, observed = self.objective.model.aggregator, self.cfg.learning.observed
-        context = getattr(aggregator, "context", observed)  # an aggregator without memory has none to exceed
-        if aggregator.causal and observed > context:
-            text = f"learning.observed={observed} views exceed the context of {context}"
-            raise UserError(text, f"set worldmodel.aggregator.context={observed}")
+        """Observations looked at so far."""
+        return self.updates * self.cfg.learning.batch * self.lessons.each
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         """AdamW that decays matrices and leaves scales and shifts alone."""
@@ -137,15 +103,15 @@ class Pretraining:
         return torch.optim.AdamW([decayed, free], lr=self.cfg.learning.lr, fused=True)
 
     def _update(self) -> dict[str, Tensor]:
-        """Draw sequences and take a gradient step on them."""
+        """Draw a batch and take a gradient step on it."""
         learning = self.cfg.learning
-        drawn = torch.randint(len(self.things), (learning.batch,), generator=self.generator)
-        sequences = self.source.draw(self.things[drawn], learning.observed + 1, self.generator)
+        drawn = self.lessons.draw(learning.batch, self.generator)
+        batch = {key: value.to(self.device) for key, value in drawn.items()}
         rate = learning_rate(self.updates, learning)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.stop.impatient = learning.compile and self.updates == 0  # compiling cannot look at a flag
-        loss, metrics = self.loss(as_batch(sequences, self.device))
+        loss, metrics = self.loss(batch)
         self.stop.impatient = False
         if not torch.isfinite(loss):
             text = f"the loss is {loss.item()} at update {self.updates + 1:,}"

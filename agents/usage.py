@@ -34,6 +34,7 @@ PRETRAIN_EXAMPLES = (
     "experiment=objects",
     "experiment=objects data.tier=t0 study.only=[both,none] study.seeds=1",
     "experiment=saccades",
+    "experiment=table data.table=houses.csv data.label=price",
     "data=objects worldmodel=seq_jepa_paper device=cuda learning.batch=512",
 )
 

@@ -188,7 +188,7 @@ def _check(where: str, value: Any, kind: Any) -> None:
         raise ModelError(f"{where} must be {wanted}, not {value!r}")
     leaf = where.rsplit(".", 1)[-1]
     if kind is int and leaf not in ("steps", "seed"):
-        low, high = (0 if leaf == "rollout_steps" else 1), LIMITS.get(leaf, LARGEST)
+        low, high = (0 if leaf in ("rollout_steps", "registers") else 1), LIMITS.get(leaf, LARGEST)
         if not low <= value <= high:
             raise ModelError(f"{where}={value} must lie between {low} and {high}")
 
@@ -219,6 +219,7 @@ def _facts(shapes: Mapping[str, Any]) -> dict[str, Any]:
     try:
         observation = {
             str(key): {"shape": [int(n) for n in fact["shape"]], "dtype": str(fact["dtype"])}
+            | ({"cardinalities": [int(n) for n in fact["cardinalities"]]} if "cardinalities" in fact else {})
             for key, fact in shapes["observation"].items()
         }
         action = {"kind": str(shapes["action"]["kind"]), "size": int(shapes["action"]["size"])}
@@ -228,6 +229,7 @@ def _facts(shapes: Mapping[str, Any]) -> dict[str, Any]:
             f'"action": {{"kind": "continuous", "size": 6}}}}; reading them failed with {error!r}'
         ) from error
     sizes = [n for fact in observation.values() for n in fact["shape"]] + [action["size"]]
+    sizes += [n for fact in observation.values() for n in fact.get("cardinalities", ())]
     if not observation or any(not 1 <= n <= LARGEST for n in sizes):
         raise ModelError(
             f"shapes need at least one observation and sizes from 1 to {LARGEST}, not {dict(shapes)}"

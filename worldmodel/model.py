@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .aggregators import Aggregator, Memory
 from .blocks import ActionEmbedding
-from .encoders import Encoder
+from .encoders import Encoder, TableEncoder
 from .encoders.vectors import Observations
 from .heads import Continuation, Decoder, TwoHot
 from .predictors import Prediction, Predictor
@@ -65,7 +65,9 @@ class WorldModel(nn.Module):
         self.action_size: int = shapes["action"]["size"]
 
     def encode(self, obs: Observations, keep: Tensor | None = None) -> Tensor:
-        """Encode positions, only those in keep (B M) if given: dict of [B, T, ...] -> B T D or B M D."""
+        """Encode positions, only those in keep (B M) if given: dict of [B, T, ...] -> B N D or B M D."""
+        if isinstance(self.encoder, TableEncoder) and self.encoder.positions == "columns":
+            return self.encoder(obs, keep)
         if keep is not None:
             rows = torch.arange(keep.shape[0], device=keep.device)[:, None]
             obs = {key: obs[key][rows, keep] for key in self.observation_keys}

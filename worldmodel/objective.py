@@ -84,7 +84,7 @@ class Objective(nn.Module):
     def outputs(self, batch: Batch) -> Outputs:
         """Run the model and the target on a batch: B T -> Outputs."""
         model, views = self.model, self.views(batch, self.model.observation_keys)
-        latents = model.encode(views.obs)
+        latents = model.encode(views.obs, views.keep)
         # A set aggregator gives one belief per call; with a memory, one per row over its last C rows.
         every = self.views is next_step and not model.aggregator.causal
         memory = model.start(latents.shape[0]) if every else None

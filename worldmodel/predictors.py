@@ -81,5 +81,56 @@ class LinearPredictor(nn.Module):
         return Prediction(self.normaliser(belief @ self.matrix.t()), belief)
 
 
-Predictor = MLPPredictor | LinearPredictor
-PREDICTORS: dict[str, type[Predictor]] = {"mlp": MLPPredictor, "linear": LinearPredictor}
+class TokenPredictor(nn.Module):
+    """Predict the latents of what is asked for from all that is seen: B M W, B Q E -> B Q D.
+
+    Questions are tokens among those of what is seen, a mask token plus what is asked; their `sets` do not see
+    each other.
+    """
+
+    def __init__(
+        self,
+        belief_size: int,
+        action_width: int,
+        latent_size: int,
+        normaliser: Normaliser,
+        *,
+        width: int = 16,
+        layers: int = 2,
+        heads: int = 2,
+        ff: int = 32,
+        sets: int = 4,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ModelError(f"predictor width={width} must be divisible by heads={heads}")
+        self.size, self.sets = width, sets
+        self.narrow = nn.Linear(belief_size, width)
+        self.ask = nn.Linear(action_width, width, bias=False)
+        self.mask = nn.Parameter(0.02 * torch.randn(width))
+        block = {"dim_feedforward": ff, "dropout": 0.0, "batch_first": True}
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, **block) for _ in range(layers))
+        self.head = nn.Linear(width, latent_size)
+        self.normaliser = normaliser
+
+    def forward(self, belief: Tensor, action: Tensor) -> Prediction:
+        """Predict: B M W, embedded questions B Q E -> B Q D and B Q F."""
+        if action.shape[1] % self.sets:
+            raise ModelError(
+                f"{action.shape[1]} questions do not make predictor sets={self.sets} of one size"
+            )
+        asked = (self.mask + self.ask(action)).unflatten(1, (self.sets, -1)).flatten(0, 1)
+        seen = self.narrow(belief).repeat_interleave(self.sets, 0)
+        x = torch.cat([seen, asked], 1)
+        for layer in self.layers:
+            x = layer(x)
+        trunk = x[:, seen.shape[1] :].unflatten(0, (-1, self.sets)).flatten(1, 2)
+        return Prediction(self.normaliser(self.head(trunk)), trunk)
+
+
+Predictor = MLPPredictor | LinearPredictor | TokenPredictor
+PREDICTORS: dict[str, type[Predictor]] = {
+    "mlp": MLPPredictor,
+    "linear": LinearPredictor,
+    "tokens": TokenPredictor,
+}

@@ -14,6 +14,7 @@ from .views import Views
 SCHEDULES = {
     "constant": "",
     "cosine": "the number of updates until tau reaches 1",
+    "linear": "the number of updates until tau reaches 1",
     "interval": "the number of updates between two copies",
 }
 
@@ -24,7 +25,7 @@ class Target(nn.Module):
     def forward(self, views: Views) -> Tensor:
         """Answer: views -> B Q D."""
         with torch.no_grad():
-            return self.answer(views).detach()
+            return _pick(self.answer(views), views).detach()
 
     def answer(self, views: Views) -> Tensor:
         """Compute the answers: views -> B Q D."""
@@ -32,6 +33,13 @@ class Target(nn.Module):
 
     def update(self) -> None:
         """Follow the online encoder; a provider with nothing to move does nothing."""
+
+
+def _pick(answers: Tensor, views: Views) -> Tensor:
+    """Of the answers for all positions those that are asked for, if not all are: B N D -> B Q D."""
+    if views.picked is None:
+        return answers
+    return answers.gather(1, views.picked[..., None].expand(-1, -1, answers.shape[-1]))
 
 
 class Online(Target):
@@ -48,7 +56,7 @@ class Online(Target):
 
     def forward(self, views: Views) -> Tensor:
         """Answer, without gradient unless sabotaged: views -> B Q D."""
-        return self.answer(views) if self.gradient else super().forward(views)
+        return _pick(self.answer(views), views) if self.gradient else super().forward(views)
 
     def answer(self, views: Views) -> Tensor:
         """Encode what is to be predicted: views -> B Q D."""
@@ -91,8 +99,8 @@ class Moving(Target):
     """Answer with an exponential moving average of the encoder's parameters.
 
     batch_stats="copied" normalises with the online encoder's tracked statistics, "own" with the target's own
-    batches (the paper's form). `steps` counts updates: the length of a cosine schedule, or how often an
-    interval schedule copies the encoder as it is; only a constant and a cosine schedule read `tau`.
+    batches (the paper's form). `steps` counts updates: the length of a cosine or linear schedule, or how
+    often an interval schedule, which does not read `tau`, copies the encoder as it is.
     """
 
     step: Tensor
@@ -131,8 +139,10 @@ class Moving(Target):
             return torch.full_like(self.step, self._tau, dtype=torch.float64)
         if self._schedule == "interval":
             return ((self.step + 1) % self._steps > 0).double()
-        phase = (self.step.clamp(max=self._steps).double() / self._steps * torch.pi).cos()
-        return 1.0 - (1.0 - self._tau) * (phase + 1.0) / 2.0
+        gone = self.step.clamp(max=self._steps).double() / self._steps
+        if self._schedule == "linear":
+            return self._tau + (1.0 - self._tau) * gone
+        return 1.0 - (1.0 - self._tau) * ((gone * torch.pi).cos() + 1.0) / 2.0
 
     @torch.no_grad()
     def update(self) -> None:

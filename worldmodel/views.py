@@ -3,7 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .errors import ModelError
 
 Batch = Mapping[str, Tensor]  # a TensorDict or dict with the keys of the training batch, each [B, T, ...]
 
@@ -21,6 +25,8 @@ class Views(NamedTuple):
     reward: Tensor  # B Q
     continues: Tensor  # B Q
     weight: Tensor  # B Q, 1 where the transition exists
+    keep: Tensor | None = None  # B M, the positions that are seen, where not all are
+    picked: Tensor | None = None  # B Q, the positions that are asked for, of what the target says of all
 
 
 ViewMaker = Callable[[Batch, tuple[str, ...]], Views]
@@ -55,4 +61,56 @@ def last_step(batch: Batch, keys: tuple[str, ...]) -> Views:
     return _split(batch, keys, slice(None, -1), slice(-1, None), slice(-1, None))
 
 
-VIEWS: dict[str, ViewMaker] = {"next_step": next_step, "last_step": last_step}
+def hidden_columns(batch: Batch, keys: tuple[str, ...]) -> Views:
+    """Show the columns in `keep` of one row and ask for those in `asked`, whose one-hot codes are the query.
+
+    The masks are drawn with the data (`draw_columns`), so that what is asked of a batch is always the same.
+    """
+    keep, asked = batch["keep"], batch["asked"]
+    query = F.one_hot(asked, batch["prev_action"].shape[-1]).float()
+    seen, ones = torch.zeros_like(keep, dtype=torch.bool), torch.ones_like(asked, dtype=torch.float32)
+    return Views(
+        obs={key: batch[key] for key in keys},
+        prev_action=query.new_zeros(*keep.shape, query.shape[-1]),
+        is_first=seen,
+        valid=~seen,
+        asked=slice(None),
+        query=query,
+        target={key: batch[key] for key in keys},
+        reward=torch.zeros_like(ones),
+        continues=ones,
+        weight=ones,
+        keep=keep,
+        picked=asked,
+    )
+
+
+def draw_columns(
+    rows: int,
+    columns: int,
+    generator: torch.Generator,
+    *,
+    context: tuple[float, float] = (0.15, 0.4),
+    target: tuple[float, float] = (0.15, 0.6),
+    sets: int = 4,
+) -> tuple[Tensor, Tensor]:
+    """Choose the columns that are seen and `sets` times those that are asked for: rows M, rows sets*Q.
+
+    Sizes are shares of the columns, drawn once for all rows; no column is both seen and asked for.
+    """
+    if columns < 2:
+        raise ModelError("a table of one column has nothing to hide; give it more")
+    low, high = torch.rand(2, generator=generator).tolist()
+    seen = min(max(round(columns * (context[0] + low * (context[1] - context[0]))), 1), columns - 1)
+    many = min(max(round(columns * (target[0] + high * (target[1] - target[0]))), 1), columns - seen)
+    order = torch.rand(rows, columns, generator=generator).argsort(1)
+    others = order[:, seen:]
+    picks = [torch.rand(others.shape, generator=generator).argsort(1)[:, :many] for _ in range(sets)]
+    return order[:, :seen], torch.cat([others.gather(1, pick) for pick in picks], 1)
+
+
+VIEWS: dict[str, ViewMaker] = {
+    "next_step": next_step,
+    "last_step": last_step,
+    "hidden_columns": hidden_columns,
+}

@@ -21,6 +21,11 @@ CASES = {
         {"name": "conv", "channels": [8, 8, 8], "hidden": [16], "latent": 16},
         PIXELS | STATE,
     ),
+    "table": ({"name": "table", "width": 8, "ff": 16, "latent": 16}, STATE),
+    "table, some missing": (
+        {"name": "table", "width": 8, "ff": 16, "latent": 16},
+        STATE | {"missing": {"shape": [5], "dtype": "float32"}},
+    ),
     "resnet18": ({"name": "resnet18", "stem": "cifar"}, PIXELS),
 }
 

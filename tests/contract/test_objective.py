@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from worldmodel import build
+from worldmodel.views import draw_columns
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VARIANTS = sorted(path.stem for path in (CONFIGS / "worldmodel").glob("*.yaml"))
@@ -54,9 +55,17 @@ def make_batch(shapes, batch=4, time=5, seed=0):
     }
 
 
-def take_step(config, shapes):
+def make_table(batch=6, columns=5, seed=0):
+    """Rows of a table whose columns are seen or asked for, and their shapes."""
+    shapes = make_shapes(False) | {"action": {"kind": "continuous", "size": columns}}
+    made = make_batch(shapes, batch, 1, seed)
+    keep, asked = draw_columns(batch, columns, torch.Generator().manual_seed(seed))
+    return made | {"keep": keep, "asked": asked, "prev_action": torch.zeros(batch, 1, columns)}, shapes
+
+
+def take_step(config, shapes, batch=None):
     objective = build(config, shapes, seed=0)
-    batch = make_batch(shapes)
+    batch = batch or make_batch(shapes)
     objective.model.observe({key: batch[key] for key in shapes["observation"]})
     optimiser = torch.optim.AdamW(objective.trainable(), 1e-3)
     before = [parameter.clone() for parameter in objective.trainable()]
@@ -74,7 +83,9 @@ def take_step(config, shapes):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds_and_takes_a_step(variant):
     config = compose_config(variant)
-    objective, metrics = take_step(config, make_shapes(any(word in variant for word in IMAGES)))
+    columns = config["views"]["name"] == "hidden_columns"
+    batch, shapes = make_table() if columns else (None, make_shapes(any(word in variant for word in IMAGES)))
+    objective, metrics = take_step(config, shapes, batch)
     assert metrics.keys() == {f"loss/{name}" for name in config["terms"]} | {
         "loss/worldmodel",
         "model/latent_std",
@@ -91,6 +102,10 @@ def test_every_part_builds_and_takes_a_step_in_the_default(part):
         overrides.append("worldmodel/terms=mse")
     if part in ("target/input", "terms/reconstruction"):  # what is to come, and what decodes latents into it
         overrides = ["worldmodel/target=input", "worldmodel/terms=reconstruction"]
+    if part in ("views/hidden_columns", "predictor/tokens"):  # parts of another kind of question
+        batch, shapes = make_table()
+        take_step(compose_config("t_jepa", *overrides), shapes, batch)
+        return
     take_step(compose_config("seq_jepa", *overrides), make_shapes(name in IMAGES))
 
 

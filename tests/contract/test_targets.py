@@ -15,6 +15,7 @@ CASES = {
     "frozen": {"name": "frozen"},
     "constant": {"name": "moving", "tau": 0.9},
     "cosine": {"name": "moving", "tau": 0.9, "schedule": "cosine", "steps": 10},
+    "linear": {"name": "moving", "tau": 0.9, "schedule": "linear", "steps": 10},
     "interval": {"name": "moving", "schedule": "interval", "steps": 3},
     "own statistics": {"name": "moving", "tau": 0.9, "batch_stats": "own"},
     "input": {"name": "input"},

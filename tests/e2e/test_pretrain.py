@@ -77,3 +77,20 @@ def test_help_and_mistakes(tell):
     code, text = tell(main, "data=saccades", "data.tier=t3")
     assert code == 2
     assert "choose data.tier=t0, t1 or t2" in text
+
+
+def test_a_table_is_learned_examined_and_compared(tmp_path, tell):
+    lines = ["a,b,kind,label"] + [f"{k % 17},{(k * 7) % 13},{'xyz'[k % 3]},{k % 2}" for k in range(120)]
+    (tmp_path / "small.csv").write_text("\n".join(lines))
+    words = (f"data.table={tmp_path / 'small.csv'}", "learning.updates=20", "learning.batch=16", "logger=off")
+    code, text = tell(main, "experiment=table", *words, "study.seeds=1", f"run.root={tmp_path / 'runs'}")
+    assert code == 0, text
+    assert "table_small, registers" in text
+    assert "table_small, alone" in text
+    assert "score/frozen_mlp" in text
+    code, text = tell(main, *words, "data=table", f"run.root={tmp_path / 'runs'}")
+    assert code == 2
+    assert "worldmodel=t_jepa" in text
+    code, text = tell(main, "data=objects", "worldmodel=t_jepa", "data.tier=t0", f"data.root={tmp_path}")
+    assert code == 2
+    assert "seq_jepa_views" in text

@@ -8,12 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from agents import pretraining
+from agents import lessons
 from agents.cli import UserError
 from agents.config import config_hash, load_config, load_pretraining, read_config, to_yaml
 from agents.examination import Subject, examine
+from agents.lessons import shapes_of
 from agents.pretrain import learn, plan, vary
-from agents.pretraining import Pretraining, learning_rate, shapes_of
+from agents.pretraining import Pretraining, learning_rate
 from agents.rundir import open_run
 from agents.stopping import Stopper
 from envs.pictures.sequences import Sequences
@@ -74,7 +75,7 @@ class Squares:
 
 @pytest.fixture(autouse=True)
 def _squares(monkeypatch):
-    monkeypatch.setattr(pretraining, "make_source", lambda *_: Squares())
+    monkeypatch.setattr(lessons, "make_source", lambda *_: Squares())
 
 
 def session(cfg, run, stop, closing):
@@ -121,7 +122,7 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(tmp_path, dropout):
 
 def test_a_thing_is_shown_otherwise_every_time(tmp_path, monkeypatch):
     source = Squares()
-    monkeypatch.setattr(pretraining, "make_source", lambda *_: source)
+    monkeypatch.setattr(lessons, "make_source", lambda *_: source)
     trained(tmp_path, "run")
     first, second = source.drawn[0], source.drawn[1]
     assert first.shape == (8, 4, 2)

@@ -1,30 +1,32 @@
-"""What is learned first, and what is never learned: python -m agents.analyse experiment=linear.
+"""What is learned first, what is kept of noise, what dead sensors cost: python -m agents.analyse.
 
 examples:
   python -m agents.analyse experiment=linear
   python -m agents.analyse experiment=linear depths=1,2,4 start=1e-3 cov=1,0.85,0.5 rho=0.4,0.9,0.7
   python -m agents.analyse experiment=distractors runs=runs/dmc_walker_walk_noise50
+  python -m agents.analyse experiment=sensors runs=runs/dmc_walker drops=0,0.3
 """
 
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.cli import UserError, option, run_command
 from agents.durable import disk_errors, replace_file
 
+EXPERIMENTS = ("linear", "distractors", "sensors")
 DEEPEST = 8  # of the turning points
 
 
 @dataclass
 class Analyse:
-    """Hold deep linear networks against their theory, or trained agents against channels of noise."""
+    """Hold linear networks against their theory, or trained agents against noise and dead sensors."""
 
-    experiment: str = option("linear", "what is analysed", choices=("linear", "distractors"))
+    experiment: str = option("linear", "what is analysed", choices=EXPERIMENTS)
     depths: list[int] = option(
         text="linear: layers of the encoder (default 1,2,3)", factory=lambda: [1, 2, 3]
     )
@@ -37,11 +39,24 @@ class Analyse:
     )
     sgd: bool = option(True, "linear: train two layers by SGD as well (a minute)")
     runs: list[str] = option(
-        text="distractors: run directories or folders of them (default: runs/*_noise*)",
-        factory=lambda: ["runs/*_noise*"],
+        text="distractors, sensors: run directories or folders of them (default: all below runs)",
+        factory=lambda: ["runs/*"],
     )
+    drops: list[float] = option(
+        text="sensors: shares that are dead (default 0,0.1,0.3,0.5)", factory=lambda: [0.0, 0.1, 0.3, 0.5]
+    )
+    episodes: int = option(10, "sensors: evaluated with each share", low=1, high=10_000)
     out: Path | None = option(None, "folder of the answers (default: runs/analysis/EXPERIMENT)")
     record: Path | None = option(None, "evidence file (CSV) to add every answer to")
+
+
+class Findings(NamedTuple):
+    """What an analysis found: to be read, to be kept, to be recorded and to be seen."""
+
+    lines: list[str]
+    answers: Any
+    rows: Iterable[dict[str, str]]
+    draw: Callable[[Path], None]
 
 
 def analyse(options: Analyse) -> int:
@@ -50,23 +65,22 @@ def analyse(options: Analyse) -> int:
 
     home = options.out or Path("runs/analysis") / options.experiment
     with counting() as tell:
-        study = _linear if options.experiment == "linear" else _distractors
-        lines, answers, rows, draw = study(options, tell)
+        found = STUDIES[options.experiment](options, tell)
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-        replace_file(home / f"{options.experiment}.json", json.dumps(answers, indent=1).encode())
+        replace_file(home / f"{options.experiment}.json", json.dumps(found.answers, indent=1).encode())
         picture = home / f"{options.experiment}.png"
-        draw(picture)
-    print("\n".join(lines))
+        found.draw(picture)
+    print("\n".join(found.lines))
     if options.record:
         from agents.evidence import append_rows
 
-        print(f"{append_rows(options.record, rows)} new rows in {options.record}")
+        print(f"{append_rows(options.record, found.rows)} new rows in {options.record}")
     print(picture)
     return 0
 
 
-def _linear(options: Analyse, tell: Any) -> tuple[list[str], Any, Iterable[dict[str, str]], Any]:
+def _linear(options: Analyse, tell: Any) -> Findings:
     if len(options.cov) != len(options.rho) or len(options.cov) < 2:
         text = f"cov={_listed(options.cov)} and rho={_listed(options.rho)} do not describe the same features"
         raise UserError(text, "give as many of both, and at least two")
@@ -101,7 +115,7 @@ def _linear(options: Analyse, tell: Any) -> tuple[list[str], Any, Iterable[dict[
         "turning points": turns,
     }
     rows = _rows_of_theory(curves, turns)
-    return (
+    return Findings(
         list(theory.lines_of(curves, features, turns)),
         answers,
         rows,
@@ -130,7 +144,7 @@ def _rows_of_theory(curves: Any, turns: dict[str, Any]) -> Iterator[dict[str, st
             }
 
 
-def _distractors(options: Analyse, tell: Any) -> tuple[list[str], Any, Iterable[dict[str, str]], Any]:
+def _distractors(options: Analyse, tell: Any) -> Findings:
     from agents import noise
 
     found = noise.judge(options.runs, tell)
@@ -139,7 +153,29 @@ def _distractors(options: Analyse, tell: Any) -> tuple[list[str], Any, Iterable[
         | one.values
         for one in found
     ]
-    return list(noise.lines_of(found)), answers, noise.rows_of(found), lambda p: noise.draw(found, p)
+    lines, rows = list(noise.lines_of(found)), noise.rows_of(found)
+    return Findings(lines, answers, rows, lambda p: noise.draw(found, p))
+
+
+def _sensors(options: Analyse, tell: Any) -> Findings:
+    if not options.drops or min(options.drops) < 0 or max(options.drops) > 1:
+        raise UserError(f"drops={_listed(options.drops)}", "choose shares from 0 to 1")
+    from agents import breakage
+
+    found = breakage.judge(options.runs, options.drops, options.episodes, tell)
+    answers = [
+        {"run": str(one.run.path), "method": one.method, "seed": one.run.seed, "returns": one.scores}
+        for one in found
+    ]
+    lines, rows = list(breakage.lines_of(found)), breakage.rows_of(found)
+    return Findings(lines, answers, rows, lambda p: breakage.draw(found, p))
+
+
+STUDIES: dict[str, Callable[[Analyse, Any], Findings]] = {
+    "linear": _linear,
+    "distractors": _distractors,
+    "sensors": _sensors,
+}
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -38,12 +38,38 @@ def shapes_of(spec: Spec) -> dict[str, Any]:
 
 
 def build_agent(
-    cfg: Any, spec: Spec, device: torch.device, *, say: Callable[[str], None] = print
+    cfg: Any,
+    spec: Spec,
+    device: torch.device,
+    *,
+    encoder: str | None = None,
+    say: Callable[[str], None] = print,
 ) -> ActorCritic:
-    """Build the agent of a configuration for an environment; seed the global generators first."""
+    """Build the agent of a configuration for an environment; seed the global generators first.
+
+    `encoder` names a pre-trained world model whose encoder this one begins with.
+    """
     objective = build(cfg.worldmodel, shapes_of(spec))
     _check_can_act(objective, cfg.agent.planner)
+    if encoder:
+        say(f"{begin_with(objective, encoder)} tensors of the encoder come from {encoder}")
     return ActorCritic(objective, spec, cfg.agent, seed=cfg.seed, device=device, say=say)
+
+
+def begin_with(objective: Objective, path: str) -> int:
+    """Copy what fits of a pre-trained encoder into this one, and into its target: -> how many tensors."""
+    from worldmodel import load
+
+    ours, theirs = objective.model.encoder, load(path).encoder.state_dict()
+    fitting = {k: v for k, v in ours.state_dict().items() if k in theirs and theirs[k].shape == v.shape}
+    if not any(name in fitting for name, _ in ours.named_parameters()):
+        text = f"nothing of the encoder of {path} fits worldmodel.encoder={objective.model.config['encoder']}"
+        raise UserError(text, "use the same encoder, of the same sizes, for the same observations")
+    ours.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
+    copy = getattr(objective.target, "encoder", None)
+    if copy is not None:
+        copy.load_state_dict(ours.state_dict())
+    return len(fitting)
 
 
 def _check_can_act(objective: Objective, planner: str) -> None:

@@ -18,8 +18,7 @@ import numpy as np
 from agents.cli import UserError, option, run_command
 from agents.judging import CLAIMS, Evidence, Found
 from agents.pretrain import EXAMINATION
-
-TABLE = "table"
+from agents.pretrain_schema import COLUMNS
 
 
 @dataclass
@@ -43,7 +42,7 @@ def claims(options: Claims) -> int:
         raise UserError(
             "record= takes what runs have answered, and runs= is a file of rows", "leave out record"
         )
-    pictures = [one for one in found if one.kind != TABLE]
+    pictures = [one for one in found if one.kind not in COLUMNS]
     mixed = sorted({one.env for one in pictures})
     if len(mixed) > len({one.kind for one in pictures}):
         text = f"runs on {', '.join(mixed)} cannot be judged as one"
@@ -102,8 +101,8 @@ def read_recorded(path: Path) -> list[Found]:
 
 def report(found: Sequence[Found]) -> list[str]:
     """The claims, and what was found on tables, as lines."""
-    tables = [one for one in found if one.kind == TABLE]
-    pictures = [one for one in found if one.kind != TABLE]
+    tables = [one for one in found if one.kind in COLUMNS]
+    pictures = [one for one in found if one.kind not in COLUMNS]
     return [*(_claims(pictures) if pictures else ()), *(_tables(tables) if tables else ())]
 
 

@@ -181,12 +181,14 @@ def _path(e: Evidence, kind: str, variant: str, source: str, lengths: Sequence[i
 def _c8(e: Evidence, who: str) -> tuple[str, bool]:
     ours = e.mean("saccades", who, "path/both@7")
     floors = [e.mean("saccades", who, f"path/{name}@7") for name in ("last_action", "final_pose", "see")]
-    floors.append(e.mean("saccades", "untrained", "path/both@7"))
     told = [
         f"{name} {_path(e, 'saccades', who, name, (2, 3, 5, 7))}"
         for name in ("both", "act", "see", "last_action", "final_pose")
     ]
-    told.append(f"untrained {_path(e, 'saccades', 'untrained', 'both', (2, 3, 5, 7))}")
+    told += [
+        f"{variant} {_path(e, 'saccades', variant, 'both', (2, 3, 5, 7))}"
+        for variant in ("none", "untrained")
+    ]
     return f"R² at M = 2 3 5 7: {'; '.join(told)}", ours > max(floors)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.cli import UserError
+from agents.pretrain_schema import COLUMNS
 from envs.pictures.sequences import Sequences, Source
 from envs.pictures.sources import make_source
 from worldmodel import WorldModel
@@ -20,6 +21,10 @@ class Lessons(Protocol):
 
     shapes: dict[str, Any]  # of observations and actions, as the world model wants them
     each: int  # observations in an example
+
+    def prepare(self, model: WorldModel) -> None:
+        """Tell a model that learns anew what it must know of its inputs, such as their scale."""
+        ...
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw a training batch of so many examples."""
@@ -36,6 +41,10 @@ def make_lessons(cfg: Any, tell: Tell) -> Lessons:
         from agents.tables import TableLessons, read_table
 
         return TableLessons(read_table(cfg.data.table, cfg.data.label, seed=cfg.seed))
+    if cfg.data.kind == "states":
+        from agents.states import StateLessons, read_states
+
+        return StateLessons(read_states(cfg.data, cfg.seed, tell))
     return PictureLessons(make_source(cfg.data, tell), cfg.learning.observed)
 
 
@@ -46,6 +55,9 @@ class PictureLessons:
         self.source, self.each = source, observed + 1
         self.things = (~source.held_out).nonzero()[:, 0]
         self.shapes = shapes_of(source)
+
+    def prepare(self, model: WorldModel) -> None:
+        """Nothing: pictures are scaled alike everywhere."""
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw sequences of so many things."""
@@ -83,12 +95,9 @@ def check_lessons(cfg: Any, objective: Any) -> None:
     """Refuse world models that data without rewards, or with more views than they take, cannot teach."""
     learned = [name for name in ("reward", "continuation") if name in objective.terms]
     if learned:
-        what = "tables" if cfg.data.kind == "table" else "pictures"
-        fix = "worldmodel=t_jepa" if cfg.data.kind == "table" else "worldmodel=seq_jepa_views"
-        raise UserError(
-            f"{what} have no {' or '.join(learned)} to learn", f"use {fix} or worldmodel/terms=mse_only"
-        )
+        text = f"data.kind={cfg.data.kind} has no {' or '.join(learned)} to learn"
+        raise UserError(text, "use worldmodel=seq_jepa_views or t_jepa, or worldmodel/terms=mse_only")
     aggregator, observed = objective.model.aggregator, cfg.learning.observed
-    if aggregator.causal and cfg.data.kind != "table" and observed > aggregator.context:
+    if aggregator.causal and cfg.data.kind not in COLUMNS and observed > aggregator.context:
         text = f"learning.observed={observed} views exceed the context of {aggregator.context}"
         raise UserError(text, f"set worldmodel.aggregator.context={observed}")

@@ -4,11 +4,15 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from agents import checkpoint
 from agents.actor_critic import ActorCritic
 from agents.assembly import build_agent, choose_device, set_threads
 from agents.cli import UserError
 from agents.config import read_config
+from agents.replay import make_replay
 from agents.rundir import Found, find_run
 from envs import Spec
 
@@ -52,3 +56,26 @@ def _good_checkpoint(found: Found) -> Path:
     if newest is not None and not checkpoint.is_good(newest):
         print(f"warning: {newest} is damaged; this is {found.checkpoint.name}", file=sys.stderr)
     return found.checkpoint
+
+
+def load_observations(text: str) -> dict[str, Tensor]:
+    """Read the observations that a run's replay holds, oldest first: dict of [R, ...]."""
+    found = find_run(text)
+    if found.run is None:
+        raise UserError(f"{text} is no run directory", "name one, or last")
+    path = _good_checkpoint(found)
+    saved = checkpoint.load(path, only={"state", "config"})
+    cfg, spec = read_config(path / "config.json"), Spec.from_json(saved.documents["state"]["spec"])
+    replay = make_replay(
+        {key: (array.shape, array.dtype) for key, array in spec.observation.items()},
+        spec.action.size,
+        capacity=cfg.replay.capacity,
+        expected=2 * -(-cfg.trainer.frames // spec.action_repeat),
+        num_envs=cfg.env.num,
+        window=cfg.agent.window + 1,
+        batch=1,
+    )
+    replay.restore(found.run / "replay", saved.documents["state"]["replay"])
+    ring = replay.ring
+    content = ring.dump(ring.since(torch.zeros_like(ring.written)))
+    return {key: content[f"field.{key}"] for key in spec.observation}

@@ -92,6 +92,8 @@ def data_name(data: Any) -> str:
     """Name the folder of runs on the same data."""
     if data.kind == "table":
         return f"table_{Path(data.table).stem}"
+    if data.kind == "states":
+        return f"states_{data.env}"
     return f"{data.kind}_{data.tier}"
 
 

@@ -6,14 +6,17 @@ from typing import Any
 from agents.options import UserError, option
 from agents.schema import LoggerConfig, RunSettings
 
-KINDS = ("objects", "saccades", "table")
+KINDS = ("objects", "saccades", "table", "states")
+COLUMNS = ("table", "states")  # kinds whose columns are asked for
 
 
 @dataclass
 class DataConfig:
     """What is looked at; `data=NAME` fills it."""
 
-    kind: str = option("objects", "turned objects, fixations of scenes, or rows of a table", choices=KINDS)
+    kind: str = option(
+        "objects", "turned objects, glances at scenes, rows of a table, or states", choices=KINDS
+    )
     tier: str = option("t1", "how much of it: t0 for tests, t1 for a CPU", choices=("t0", "t1", "t2", "t3"))
     size: int | None = option(None, "side of an object's picture (default: the tier's)", low=32, high=128)
     root: str = option("data", "folder of the stores, drawn once")
@@ -22,6 +25,9 @@ class DataConfig:
     inhibition: bool = option(True, "saccades: never look where one has just looked")
     table: str = option("breast_cancer", "table: a CSV file, or one that scikit-learn brings along")
     label: str | None = option(None, "table: the column that heads are asked for (default: the last)")
+    run: str | None = option(None, "states: a run whose replay is learned from (default: random play)")
+    env: str = option("dmc_walker", "states: what is played at random")
+    rows: int = option(20_000, "states: how much is played", low=100, high=10_000_000)
 
 
 @dataclass
@@ -78,8 +84,8 @@ def check_pretraining(config: PretrainConfig) -> None:
     if config.data.kind == "saccades" and config.data.tier == "t3":
         raise UserError("there is no data.tier=t3 of saccades", "choose data.tier=t0, t1 or t2")
     asked = (config.worldmodel.get("views") or {}).get("name")
-    if (asked == "hidden_columns") != (config.data.kind == "table"):
-        fix = "worldmodel=t_jepa" if config.data.kind == "table" else "worldmodel=seq_jepa_views"
+    if (asked == "hidden_columns") != (config.data.kind in COLUMNS):
+        fix = "worldmodel=t_jepa" if config.data.kind in COLUMNS else "worldmodel=seq_jepa_views"
         raise UserError(
             f"worldmodel.views={asked} does not ask of data.kind={config.data.kind}", f"use {fix}"
         )

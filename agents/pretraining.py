@@ -50,6 +50,7 @@ class Pretraining:
         self.lessons = make_lessons(cfg, tell)
         self.objective: Objective = build(cfg.worldmodel, self.lessons.shapes).to(self.device)
         check_lessons(cfg, self.objective)
+        self.lessons.prepare(self.objective.model)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.optimiser = self._make_optimiser()
         self.updates, self.averages = 0, Averages()

@@ -44,6 +44,9 @@ class EnvConfig:
     distractors: int = option(0, "channels of noise that are observed as well", low=0, high=10_000)
     distractor_memory: float = option(0.9, "what noise keeps from decision to decision", low=0.0, high=0.9999)
     distractor_scale: float = option(1.0, "standard deviation of the noise", low=0.0)
+    drop: float | None = option(
+        None, "share of sensors that are dead for an episode, and marked so", low=0.0, high=1.0
+    )
     num: int = option(1, "environments stepped together", low=1, high=4096)
     backend: str = option("serial", "how they are stepped", choices=BACKENDS)
     workers: int | None = option(None, "worker processes or threads (default: one per core)", low=1)
@@ -122,6 +125,7 @@ class TrainerConfig:
     frames: int = option(100_000, "training budget", low=1)
     warmup_frames: int = option(5_000, "frames of random actions first", low=0)
     updates_per_decision: float = option(1.0, "gradient steps per decision of one environment", low=0.0)
+    encoder: str | None = option(None, "pre-trained run whose encoder this one begins with")
     eval_every: int = option(10_000, "frames between evaluations (0: only at the end)", low=0)
     eval_episodes: int = option(10, "episodes per evaluation", low=1)
     probe_every: int = option(0, "frames between probes of the world model (0: never)", low=0)

@@ -38,7 +38,14 @@ class Session:
         closing.callback(self.source.close)
         self.spec = self.source.spec
         self.replay = self._make_replay()
-        self.agent = build_agent(cfg, self.spec, self.device, say=self.console.say)
+        begun = run.resumed and bool(disk.retained(run.checkpoints))
+        self.agent = build_agent(
+            cfg,
+            self.spec,
+            self.device,
+            encoder=None if begun else cfg.trainer.encoder,
+            say=self.console.say,
+        )
         self.source.attach(self.agent)
         self.began, self.worked_s = time.monotonic(), 0.0
         self.progress = loop.Progress(loop.Counters(), loop.Episodes.start(cfg.env.num))

@@ -106,6 +106,9 @@ class TableLessons:
             observation["words"] = facts
         self.shapes = {"observation": observation, "action": {"kind": "continuous", "size": table.columns}}
 
+    def prepare(self, model: WorldModel) -> None:
+        """Nothing: columns are scaled already."""
+
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw so many rows, and which columns of each are seen and asked for."""
         rows = self.rows[torch.randint(len(self.rows), (count,), generator=generator)]
@@ -124,7 +127,7 @@ class TableLessons:
         table = self.table
         twin = build_model(model.config, model.shapes, seed=10_000 + seed)
         sources = {"frozen": self.latents(model), "random": self.latents(twin), "raw": _raw(table)}
-        found = dict(_health(sources["frozen"][table.judge].unflatten(1, (table.columns, -1))))
+        found = dict(health(sources["frozen"][table.judge].unflatten(1, (table.columns, -1))))
         for name, features in sources.items():
             for head, hidden in (("linear", ()), ("mlp", (128, 128))):
                 found[f"score/{name}_{head}"] = fit_head(features, table, hidden, seed=seed)
@@ -233,7 +236,7 @@ def boost(features: Tensor, table: Table, *, seed: int) -> float | None:
     return best[1] if table.classes else -best[1]
 
 
-def _health(tokens: Tensor) -> dict[str, float]:
+def health(tokens: Tensor) -> dict[str, float]:
     """Whether latents of columns tell rows apart: R N D."""
     rows = tokens.flatten(1)[:512]
     distance = torch.pdist(rows)

@@ -25,6 +25,7 @@ CONFIG_KEYS = (
     "distractors",
     "distractor_memory",
     "distractor_scale",
+    "drop",
 )
 
 
@@ -45,13 +46,15 @@ def make(
     distractors: int = 0,
     distractor_memory: float = 0.9,
     distractor_scale: float = 1.0,
+    drop: float | None = None,
     seed: int = 0,
     index: int = 0,
 ) -> Simulator:
     """Build one simulator; `time_limit` counts control steps, `pixels` is the side of a square picture.
 
     `hide` names observations, or parts of them, that are not shown; the rest is `delay` decisions late.
-    `distractors` channels of noise are shown beside them.
+    `distractors` channels of noise are shown beside them. Sensors are dead for an episode with probability
+    `drop`, and marked as missing.
     """
     _check_choices(kind, action_repeat, observations, pixels, time_limit)
     look = {"observations": observations, "pixels": pixels, "camera": camera}
@@ -69,6 +72,10 @@ def make(
         from envs.distractors import Distracted
 
         made = Distracted(made, count=distractors, memory=distractor_memory, scale=distractor_scale)
+    if drop is not None:
+        from envs.sensors import Unreliable
+
+        made = Unreliable(made, share=drop)
     if hide or delay:
         from envs.veil import Veiled
 

@@ -12,11 +12,12 @@ from envs.wire import pack, unpack
 EVERY = {
     "dmc": {"kind": "dmc", "task": "hopper_hop", "action_repeat": 2, "time_limit": 15},
     "dmc veiled": {"kind": "dmc", "task": "hopper_hop", "time_limit": 15, "hide": ["velocity"], "delay": 2},
-    "dmc distracted": {
+    "dmc distracted and unreliable": {
         "kind": "dmc",
         "task": "hopper_hop",
         "time_limit": 15,
         "distractors": 5,
+        "drop": 0.3,
         "hide": ["velocity"],
         "delay": 1,
     },

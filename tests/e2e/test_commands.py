@@ -17,6 +17,7 @@ from agents.check_env import main as check_env
 from agents.doctor import main as doctor
 from agents.evaluate import main as evaluate
 from agents.plot import main as plot
+from agents.pretrain import main as pretrain
 from agents.train import main as train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,3 +193,33 @@ def test_agents_taught_by_latents_and_by_inputs_are_held_against_their_noise(tmp
     assert all(name in text for name in taught)
     assert "10 new rows" in text  # the return, what latents hang on and what is read from them: signal, noise
     assert (tmp_path / "out" / "distractors.png").exists()
+
+
+def test_an_encoder_of_columns_is_pre_trained_on_a_replay_and_lives_with_dead_sensors(tmp_path, tell):
+    short = ("trainer=debug", "logger.progress=off", "trainer.frames=200", "trainer.eval_every=0")
+    toy = ("env=toy_point_mass", "env.time_limit=40", "env.drop=0.3", "trainer.eval_episodes=1")
+    code, text = tell(train, *short, *toy, f"run.dir={tmp_path / 'runs' / 'mlp'}")
+    assert code == 0, text
+    learned = (
+        f"data.run={tmp_path / 'runs' / 'mlp'}",
+        "learning.updates=10",
+        "learning.batch=16",
+        "logger=off",
+    )
+    small = ("worldmodel.encoder.width=8", "worldmodel.encoder.ff=8", "worldmodel.encoder.layers=1")
+    code, text = tell(pretrain, "experiment=table_walker", *learned, *small, f"run.dir={tmp_path / 'pre'}")
+    assert code == 0, text
+    assert "predicted/r2" in text
+    table = ("worldmodel/encoder=table", *small, f"trainer.encoder={tmp_path / 'pre'}")
+    code, text = tell(train, *short, *toy, *table, f"run.dir={tmp_path / 'runs' / 'table'}")
+    assert code == 0, text
+    assert "tensors of the encoder come from" in text
+    asked = ("experiment=sensors", f"runs={tmp_path / 'runs'}/*", "drops=0,0.5", "episodes=1")
+    code, text = tell(analyse, *asked, f"out={tmp_path / 'out'}", f"record={tmp_path / 'rows.csv'}")
+    assert code == 0, text
+    assert "table, pre-trained" in text
+    assert "4 new rows" in text
+    other = ("worldmodel/encoder=mlp", f"trainer.encoder={tmp_path / 'pre'}")
+    code, text = tell(train, *short, *toy, *other, f"run.dir={tmp_path / 'other'}")
+    assert code == 2
+    assert "nothing of the encoder" in text

@@ -64,7 +64,7 @@ class TableEncoder(nn.Module):
         self.offsets = nn.Parameter(torch.zeros(self.vectors.size, width))
         self.tables = nn.ModuleList(nn.Embedding(count, width) for count in cardinalities)
         self.registers = nn.Parameter(0.02 * torch.randn(registers, width))
-        self.register_buffer("places", sines(self.columns, width), persistent=False)
+        self.register_buffer("places", sines(self.columns, width))
         block = {"dim_feedforward": ff, "dropout": 0.0, "batch_first": True}
         self.layers = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, **block) for _ in range(layers))
         self.head = nn.Linear(width, width)

@@ -320,7 +320,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     if path.stat().st_size > LARGEST_CSV:
         raise UserError(f"{path} has more than {LARGEST_CSV:,} bytes", "take a sample of its rows")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no CSV file: {error}", "save it as UTF-8, with commas") from None

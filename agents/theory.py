@@ -80,10 +80,8 @@ def by_matrices(features: Sequence[Feature], depth: int, start: float, answer: s
 def by_flow(features: Sequence[Feature], depth: int, start: float, answer: str) -> Curve:
     """The ordinary Objective, its gradient followed as by steps that are as small as one likes."""
     objective, batch, basis = network(features, depth, start, answer)
-    weights = objective.trainable()
-    weights = [
-        w for w in weights if w.shape == basis.shape
-    ]  # not the embedding of actions, which nobody reads
+    # Not the embedding of actions, which nobody reads.
+    weights = [w for w in objective.trainable() if w.shape == basis.shape]
 
     def velocity(state: Tensor) -> Tensor:
         with torch.no_grad():

@@ -1,0 +1,5 @@
+"""Promises are tested on the small finished run that the commands are tested on."""
+
+from tests.e2e.conftest import copied, finished
+
+__all__ = ["copied", "finished"]

@@ -25,7 +25,7 @@ from agents.cli import UserError, option, run_command
 from agents.config import load_config
 from agents.evidence import COLUMNS
 from agents.floor import interleaved_ms
-from agents.pretraining import as_batch
+from agents.lessons import as_batch
 from agents.provenance import describe_code, spell_commit
 from envs.pictures.sequences import Sequences
 from worldmodel import Objective, build
@@ -131,7 +131,7 @@ def make_batch(batch: int, size: int, seed: int) -> dict[str, Tensor]:
     g, rows = torch.Generator().manual_seed(seed), (batch, OBSERVED + 1)
     images = torch.randint(0, 256, (*rows, 3, size, size), dtype=torch.uint8, generator=g)
     actions = torch.randn(*rows, ACTION, generator=g)
-    return as_batch(Sequences(images, actions, poses=actions), CPU)
+    return as_batch(Sequences(images, actions, poses=actions))
 
 
 def paired(ours: Any, plain: Any) -> list[tuple[str, Any, Any]]:

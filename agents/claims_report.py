@@ -38,8 +38,7 @@ def draw(evidence: Evidence, path: Path) -> None:
     sources = ("both", "act", "see", "last_action", "final_pose")
     for axis, kind in ((axes[1, 0], "objects"), (axes[1, 1], "saccades")):
         wanted = [("both", f"path/{source}@") for source in sources]
-        if kind == "objects":
-            wanted.insert(1, ("positions", "path/both@"))
+        wanted.insert(1, ("positions" if kind == "objects" else "untrained", "path/both@"))
         _curves(axis, evidence, kind, wanted, (1, 2, 3, 5, 7))
         axis.set_title(f"{kind}: path integration, R² over actions", fontsize=10)
         axis.set_ylim(-0.15, 1.05)
@@ -61,14 +60,18 @@ def _curves(
     axis: Any, evidence: Evidence, kind: str, wanted: Sequence[tuple[str, str]], at: Sequence[int]
 ) -> None:
     for colour, (variant, metric) in zip(COLOURS, wanted, strict=False):
-        columns = [list(evidence.by_seed(kind, variant, f"{metric}{k}").values()) for k in at]
-        if not all(columns):
+        measured = {k: list(evidence.by_seed(kind, variant, f"{metric}{k}").values()) for k in at}
+        columns = {
+            k: values for k, values in measured.items() if values
+        }  # some are not asked at every length
+        if not columns:
             continue
         name = f"{variant}: {metric.partition('/')[2].rstrip('@')}"
-        axis.plot(at, [np.mean(c) for c in columns], "o-", color=colour, label=name, markersize=4)
-        if min(map(len, columns)) > 1:
-            low, high = ([f(c) for c in columns] for f in (min, max))
-            axis.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        means = [np.mean(values) for values in columns.values()]
+        axis.plot(list(columns), means, "o-", color=colour, label=name, markersize=4)
+        if min(map(len, columns.values())) > 1:
+            low, high = ([pick(values) for values in columns.values()] for pick in (min, max))
+            axis.fill_between(list(columns), low, high, color=colour, alpha=0.15, linewidth=0)
     if axis.lines:
         axis.legend(fontsize=8)
     axis.set_xticks(at)

@@ -75,8 +75,10 @@ def begin_with(objective: Objective, path: str) -> int:
 def _check_can_act(objective: Objective, planner: str) -> None:
     """Refuse world models that an agent cannot live on; they are for pre-training."""
     if objective.views is not next_step:
-        text = "this world model asks one question per window, and an agent needs a belief at every row"
-        raise UserError(text, "use worldmodel/views=next_step worldmodel/terms=rollout")
+        text = "this world model is for agents.pretrain: an agent needs a belief and a question at every row"
+        raise UserError(
+            text, "use worldmodel=seq_jepa (or worldmodel/views=next_step worldmodel/terms=rollout)"
+        )
     missing = [name for name in ("reward", "continuation") if getattr(objective.model, name) is None]
     if planner != "none" and missing:
         fix = "use agent=policy, or a worldmodel= with both heads, such as seq_jepa"

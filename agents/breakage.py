@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.cli import UserError
-from agents.evidence import RunRecord, read_runs
+from agents.evidence import RunRecord, read_runs, row_of
 
 METRIC = "eval/return"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -65,18 +65,8 @@ def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:
     """Every return as a row of evidence."""
     for one in found:
         for drop, score in one.scores.items():
-            yield {
-                "experiment": "sensors",
-                "env": one.run.env,
-                "method": one.method,
-                "seed": str(one.run.seed),
-                "frames": str(one.frames),
-                "metric": f"{METRIC}@drop={drop:g}",
-                "value": f"{score:.3f}",
-                "wall_s": "",
-                "commit": one.run.commit,
-                "command": one.run.command,
-            }
+            metric = f"{METRIC}@drop={drop:g}"
+            yield row_of(one.run, "sensors", one.method, one.frames, metric, f"{score:.3f}", np.nan)
 
 
 def draw(found: Sequence[Judged], path: Path) -> None:

@@ -136,25 +136,14 @@ def _claims(found: Sequence[Found]) -> list[str]:
 
 def rows_of(found: Iterable[Found]) -> Iterator[dict[str, str]]:
     """Every answer as a row of evidence."""
-    from agents.evidence import read_run
+    from agents.evidence import read_run, row_of
 
     for one in found:
         run = read_run(one.path)
         wall = run.seconds_at(np.array([one.frames]))[0]
         for metric, value in sorted(one.metrics.items()):
             if math.isfinite(value):
-                yield {
-                    "experiment": one.kind,
-                    "env": run.env,
-                    "method": one.variant,
-                    "seed": str(one.seed),
-                    "frames": str(one.frames),
-                    "metric": metric,
-                    "value": f"{value:.5f}",
-                    "wall_s": "" if math.isnan(wall) else f"{wall:.1f}",
-                    "commit": run.commit,
-                    "command": run.command,
-                }
+                yield row_of(run, one.kind, one.variant, one.frames, metric, f"{value:.5f}", wall)
 
 
 def main(argv: list[str] | None = None) -> int:

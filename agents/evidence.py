@@ -204,18 +204,25 @@ def _rows_of(
     for run in runs:
         curve = run.curve(metric, method)
         for frames, value, wall in zip(curve.frames, curve.values, curve.wall_s, strict=True):
-            yield {
-                "experiment": experiment,
-                "env": run.env,
-                "method": method,
-                "seed": str(run.seed),
-                "frames": str(int(frames)),
-                "metric": metric,
-                "value": repr(float(value)),
-                "wall_s": "" if np.isnan(wall) else f"{wall:.1f}",
-                "commit": run.commit,
-                "command": run.command,
-            }
+            yield row_of(run, experiment, method, int(frames), metric, repr(float(value)), wall)
+
+
+def row_of(
+    run: RunRecord, experiment: str, method: str, frames: int, metric: str, value: str, wall_s: float
+) -> dict[str, str]:
+    """One number of a run as a row of evidence; nan seconds are left empty."""
+    return {
+        "experiment": experiment,
+        "env": run.env,
+        "method": method,
+        "seed": str(run.seed),
+        "frames": str(frames),
+        "metric": metric,
+        "value": value,
+        "wall_s": "" if np.isnan(wall_s) else f"{wall_s:.1f}",
+        "commit": run.commit,
+        "command": run.command,
+    }
 
 
 def _identity(row: dict[str, str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.cli import UserError
-from agents.evidence import RunRecord, read_runs
+from agents.evidence import RunRecord, read_runs, row_of
 
 METRIC = "eval/return"
 EPISODES, DECISIONS = 12, 200
@@ -88,18 +88,7 @@ def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:
     for one in found:
         wall = one.run.seconds_at(np.array([one.frames]))[0]
         for metric, value in sorted(one.values.items()):
-            yield {
-                "experiment": "distractors",
-                "env": one.run.env,
-                "method": one.method,
-                "seed": str(one.run.seed),
-                "frames": str(one.frames),
-                "metric": metric,
-                "value": f"{value:.5f}",
-                "wall_s": "" if np.isnan(wall) else f"{wall:.1f}",
-                "commit": one.run.commit,
-                "command": one.run.command,
-            }
+            yield row_of(one.run, "distractors", one.method, one.frames, metric, f"{value:.5f}", wall)
 
 
 def draw(found: Sequence[Judged], path: Path) -> None:

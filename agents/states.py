@@ -10,13 +10,13 @@ from torch import Tensor
 from agents.cli import UserError
 from agents.lessons import Tell, nothing_else
 from agents.tables import health
+from envs.sensors import KEY as MISSING
 from worldmodel import WorldModel, build
 from worldmodel.views import draw_columns
 
 PLAY_SEED = 4_000_037  # added to the run's seed: no episode of training, evaluation or probes
 HOLD = 8  # decisions that a random action lasts
 JUDGED = 0.2  # of the rows, the last ones
-MISSING = "missing"  # the observation that marks dead sensors, not a sensor itself
 
 
 class StateLessons:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from agents.capturing import Captured, capture
 from agents.cli import UserError
 from agents.compiling import Compiled
+from agents.crash import NotFinite, odd
 from agents.networks import Ensemble, Policy
 from agents.planning import Categorical, Gaussian, choose, mppi
 from agents.precision import ROUNDING, choose_precision
@@ -317,19 +318,32 @@ class ActorCritic:
         It is captured: whatever changes from one update to the next is a tensor, and nothing waits for one.
         """
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-        noise = (noise * self.cfg.policy_noise).clamp(-self.cfg.noise_clip, self.cfg.noise_clip)
         self.model.observe({key: batch[key] for key in self.model.observation_keys})
-        loss, priority, metrics = self._losses(batch, noise)
+        priority, metrics = self.slopes(batch, noise)
+        self.optimiser.step()
+        self.critic.scale.lerp_(metrics["value/scale"], self.cfg.tau)
+        self.track()
+        return priority, metrics
+
+    def slopes(self, batch: dict[str, Tensor], noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Grade a batch and leave the clipped gradients in the weights: B T ... -> priority B, metrics.
+
+        Where waiting for numbers costs nothing, NotFinite is raised where they are not finite.
+        """
+        clipped = (noise * self.cfg.policy_noise).clamp(-self.cfg.noise_clip, self.cfg.noise_clip)
+        loss, priority, metrics = self._losses(batch, clipped)
         # To None, not zero: the backward pass then writes gradients to the recording's own memory instead of
         # adding to what is there, and a replay repeats just that.
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norms = [nn.utils.clip_grad_norm_(group, self.cfg.grad_clip, foreach=True) for group in self.groups]
-        self.optimiser.step()
-        self.critic.scale.lerp_(metrics["value/scale"], self.cfg.tau)
-        self.track()
         names = ("model", "critic", "policy")
-        return priority, metrics | {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}
+        metrics |= {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}
+        if self.device.type == "cpu" and not isinstance(self._learn, Captured):
+            numbers = {name: float(value) for name, value in metrics.items()}
+            if odd(numbers):
+                raise NotFinite(batch, noise, numbers)
+        return priority, metrics
 
     @torch.no_grad()
     def track(self) -> None:

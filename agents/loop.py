@@ -9,6 +9,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from agents import crash
+
 
 @dataclass
 class Counters:
@@ -82,6 +84,8 @@ class Averages:
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
+    odd: list[str] = field(default_factory=list)  # what was found not to be finite
+    _late: tuple[Tensor, Any] | None = None
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Add the metrics of one update; stays on their device, so nothing waits."""
@@ -92,6 +96,20 @@ class Averages:
             values += torch.stack([self.sums.get(name, nothing) for name in metrics]).to(values.device)
         self.sums = dict(zip(metrics, values.unbind(), strict=True))
         self.count += 1
+        self.odd = self._look(list(metrics), values)
+
+    def _look(self, names: list[str], sums: Tensor) -> list[str]:
+        """Name what is not finite; on a GPU, as of the update before: nobody waits."""
+        if sums.device.type == "cuda":
+            before, copy = self._late, torch.empty_like(sums, device="cpu", pin_memory=True)
+            copy.copy_(sums, non_blocking=True)
+            self._late = copy, torch.cuda.Event()
+            self._late[1].record()
+            if before is None:
+                return []
+            sums = before[0]
+            before[1].synchronize()
+        return crash.odd(dict(zip(names, sums.tolist(), strict=True)))
 
     def take(self) -> dict[str, float]:
         """Return the averages and start over."""
@@ -101,11 +119,14 @@ class Averages:
 
     def state(self) -> dict:
         """JSON-able copy."""
-        return {"sums": {name: float(total) for name, total in self.sums.items()}, "count": self.count}
+        totals = {name: float(total) for name, total in self.sums.items()}
+        # The rank of what has collapsed is not a number, which JSON has no word for.
+        sums = {name: total if math.isfinite(total) else repr(total) for name, total in totals.items()}
+        return {"sums": sums, "count": self.count}
 
     def restore(self, state: dict) -> None:
         """Continue from `state`."""
-        self.sums = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
+        self.sums = {k: torch.tensor(float(v), dtype=torch.float64) for k, v in state["sums"].items()}
         self.count = state["count"]
 
 
@@ -188,6 +209,8 @@ def online(
                 hooks.checkpoint(progress)
             batch = replay.sample()
             progress.averages.add(update(batch))
+            if progress.averages.odd:
+                raise crash.diverged(progress.averages.odd, counters.updates + 1)
             replay.update_priority(batch["index"], batch["priority"][:, 0])
             counters.updates += 1
         elif marks.due("log", schedule.log_every, counters.frames):

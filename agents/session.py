@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from agents import checkpoint as disk
-from agents import chunks, loop, probing, progress, randomness, replay, rollouts
+from agents import chunks, crash, loop, probing, progress, randomness, replay, rollouts
 from agents.assembly import build_agent, choose_device, set_threads
 from agents.cli import UserError
 from agents.collect import make_source
@@ -90,6 +90,8 @@ class Session:
         self.stop.impatient, self.fresh = self.fresh, False
         try:
             return self.agent.update(batch)
+        except crash.NotFinite as error:
+            raise crash.write(self.path, self.agent, error, self._state(), self._documents()) from error
         finally:
             self.stop.impatient = False
 
@@ -166,16 +168,12 @@ class Session:
     def checkpoint(self, at: loop.Progress) -> None:
         """Publish everything needed to go on as if nothing had happened."""
         root = self.path / "checkpoints"
-        record = self.replay.flush(self.path / "replay")
-        state = {
-            "progress": at.state(),
-            "replay": record,
-            "logger": self.logger.state(),
-            "spec": self.spec.to_json(),
-            "threads": self.threads,
-            "worked_s": self.worked_s + time.monotonic() - self.began,
-        }
         agent = self.agent.state_dict()
+        crash.check_weights(agent["weights"], root / "last")
+        state = self._state() | {
+            "replay": self.replay.flush(self.path / "replay"),
+            "logger": self.logger.state(),
+        }
         live = {
             "optimiser": agent["optimiser"],
             "noise": agent["generator"],
@@ -189,15 +187,23 @@ class Session:
             root,
             at.counters.frames,
             {"weights": agent["weights"], "optim": tensors},
-            {
-                "state": state | {"live": tree},
-                "worldmodel": describe(self.agent.model),
-                "config": config_dict(self.cfg),
-            },
+            {"state": state | {"live": tree}, **self._documents()},
             keep=self.cfg.trainer.keep,
         )
         kept = [disk.load(p, only={"state"}).documents["state"]["replay"] for p in disk.retained(root)]
         chunks.prune(self.path / "replay", kept)
+
+    def _state(self) -> dict[str, Any]:
+        """What to know about the run before its agent can be built again."""
+        return {
+            "progress": self.progress.state(),
+            "spec": self.spec.to_json(),
+            "threads": self.threads,
+            "worked_s": self.worked_s + time.monotonic() - self.began,
+        }
+
+    def _documents(self) -> dict[str, Any]:
+        return {"worldmodel": describe(self.agent.model), "config": config_dict(self.cfg)}
 
     def tick(self, at: loop.Progress) -> None:
         """Show where the run is."""

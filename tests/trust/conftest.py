@@ -1,5 +1,5 @@
 """Promises are tested on the small finished run that the commands are tested on."""
 
-from tests.e2e.conftest import copied, finished
+from tests.e2e.conftest import copied, finished, tell
 
-__all__ = ["copied", "finished"]
+__all__ = ["copied", "finished", "tell"]

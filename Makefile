@@ -1,7 +1,7 @@
 # make train ARGS="env=dmc_walker"      everything it needs is installed on the first call
 # Other Python: make train PYTHON=python3.12     Other pip options: make train PIP_FLAGS="--extra-index-url …"
 .POSIX:
-.PHONY: help train test lint doctor bench clean
+.PHONY: help train test trust lint doctor bench clean
 .SUFFIXES:
 
 PYTHON = python3
@@ -16,6 +16,7 @@ DEV_STAMP = $(VENV)/.installed-dev
 help:
 	@echo 'make train ARGS="env=dmc_walker"   train an agent (ARGS=--help lists everything)'
 	@echo 'make test  [ARGS="-k replay"]      run the tests'
+	@echo 'make trust                         run the tests of every promise in SECURITY.md at full length'
 	@echo 'make lint                          format, lint, types and import directions'
 	@echo 'make doctor                        check this machine'
 	@echo 'make bench [ARGS="env=dmc_walker"] measure speed'
@@ -32,6 +33,9 @@ bench: $(RUN_STAMP)
 
 test: $(DEV_STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+trust: $(DEV_STAMP)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist load tests/trust -m "not learning" $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

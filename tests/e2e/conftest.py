@@ -6,6 +6,12 @@ import pytest
 
 QUIET = ("trainer=debug", "logger.progress=off")
 TOY = ("env=toy_point_mass", *QUIET, "env.time_limit=40", "trainer.log_every=50")
+LONGER = (*TOY, "trainer.frames=600", "trainer.checkpoint_every=100")
+
+
+def last_wins(*words):
+    """The words without those whose setting is named again later."""
+    return tuple({word.partition("=")[0]: word for word in words}.values())
 
 
 @pytest.fixture(scope="session")

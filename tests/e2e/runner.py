@@ -1,12 +1,12 @@
 """Runs training commands in forked children of one process that has imported everything once.
 
 A start costs seconds in imports; twenty kills would cost minutes. This module is a script that reads a JSON
-request a line ({"argv": [...], "kill_after": seconds or null, "kill_when": path or null, "signal": n}) and
-answers each with a JSON line.
+request a line (what `Runner.train` sends) and answers each with a JSON line.
 """
 
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -42,7 +42,7 @@ def serve() -> None:
         began = time.monotonic()
         sent, child = None, os.fork()
         if child == 0:
-            _train(request["argv"], request["log"])
+            _train(request["argv"], request["log"], request["kill_at"])
         if request["kill_when"] is not None:
             while not os.path.exists(request["kill_when"]) and time.monotonic() - began < 90:
                 time.sleep(0.05)
@@ -59,13 +59,18 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _train(argv: list[str], log: str) -> None:
+def _train(argv: list[str], log: str, kill_at: int | None) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    code = 1
+    code, points = 1, itertools.count()
+    if kill_at is not None:
+        from agents import durable
+
+        durable.step = lambda name: os.kill(os.getpid(), signal.SIGKILL) if next(points) == kill_at else None
     try:
         code = agents_train(argv)
+        print(f"points={next(points)}")
     except SystemExit as leaving:  # a signal in the first update leaves at once
         code = leaving.code if isinstance(leaving.code, int) else 1
     finally:
@@ -102,12 +107,16 @@ class Runner:
         *argv: str,
         kill_after: float | None = None,
         kill_when: Path | None = None,
+        kill_at: int | None = None,
         sig: int = signal.SIGKILL,
     ) -> dict:
-        """Run a training command, with a signal after seconds or once a file exists; code and duration."""
+        """Run a training command; code and duration.
+
+        A signal comes after seconds or once a file exists; SIGKILL at the n-th step of what is made durable.
+        """
         when = kill_when and str(kill_when)
         request = {"argv": argv, "kill_after": kill_after, "kill_when": when, "signal": int(sig)}
-        request["log"] = str(self.log)
+        request |= {"log": str(self.log), "kill_at": kill_at}
         assert self.process.stdin is not None
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()

@@ -15,7 +15,6 @@ from agents.analyse import main as analyse
 from agents.bench import main as bench
 from agents.check_env import main as check_env
 from agents.doctor import main as doctor
-from agents.evaluate import main as evaluate
 from agents.plot import main as plot
 from agents.pretrain import main as pretrain
 from agents.train import main as train
@@ -23,7 +22,7 @@ from agents.train import main as train
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("train", "evaluate", "play", "plot", "bench", "doctor", "check_env", "probe"),
-    *("pretrain", "calibrate", "claims", "analyse"),
+    *("pretrain", "calibrate", "claims", "analyse", "reproduce"),
 )
 
 
@@ -58,20 +57,6 @@ def test_help_into_a_closed_pipe_is_quiet():
     )
     assert answer.stdout.startswith("usage:")
     assert answer.stderr == ""
-
-
-def test_evaluate_repeats_the_logged_returns_exactly_also_in_a_fresh_process(finished, tmp_path):
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    logged = {row["frames"]: row["eval/returns"] for row in rows if "eval/returns" in row}
-    assert list(logged) == [200, 400]
-    assert len(set(logged[200] + logged[400])) == 4  # or the comparison would show nothing
-    answer = fresh("agents.evaluate", f"run={finished}", f"out={tmp_path / '400.json'}", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    older = finished / "checkpoints" / "000000200"
-    assert evaluate([f"run={older}", f"out={tmp_path / '200.json'}"]) == 0
-    for frames, returns in logged.items():
-        result = json.loads((tmp_path / f"{frames}.json").read_text())
-        assert [episode["score"] for episode in result["episodes"]] == returns
 
 
 def test_the_world_model_of_a_run_loads_on_its_own(finished):

@@ -1,29 +1,19 @@
 """What a user can get wrong ends with a sentence and its fix, not with a traceback or lost work."""
 
-import errno
-import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from agents import checkpoint, durable, rundir
 from agents.evaluate import main as evaluate
 from agents.play import main as play
 from agents.probe import main as probe
 from agents.train import main as train
+from tests.e2e.conftest import QUIET, TOY, last_wins
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = ("trainer=debug", "logger.progress=off")
-TOY = ("env=toy_point_mass", *QUIET, "env.time_limit=40", "trainer.log_every=50")
-LONGER = (*TOY, "trainer.frames=600", "trainer.checkpoint_every=100")
-
-
-def last_wins(*words):
-    return tuple({word.partition("=")[0]: word for word in words}.values())
 
 
 @pytest.mark.parametrize(
@@ -88,48 +78,6 @@ def test_a_machine_without_a_compiler_trains_anyway(tell, monkeypatch, tmp_path)
 # ---- the disk
 
 
-@pytest.mark.parametrize("place", ["checkpoints", "replay"])
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_later(
-    tell, copied, monkeypatch, place
-):
-    before = checkpoint.load(copied / "checkpoints" / "last")
-    write = durable.write_file
-
-    def full(path, data):
-        if place in path.parts:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        write(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
-        code, text = tell(train, *LONGER, f"run.dir={copied}")
-    assert code == 74
-    assert "the disk is full" in text
-    assert "free some space" in text
-    after = checkpoint.load(copied / "checkpoints" / "last")
-    assert after.path == before.path
-    assert after.documents == before.documents
-    code, text = tell(train, *LONGER, f"run.dir={copied}")
-    assert code == 0
-    assert "resuming" in text
-
-
-def test_a_metrics_log_that_cannot_grow_is_a_disk_error(tell, monkeypatch, tmp_path):
-    monkeypatch.setattr(rundir, "describe_code", dict)  # would be larger than the limit
-    late = ("trainer.warmup_frames=4000", "trainer.frames=4000", "trainer.log_every=2")
-    quiet = ("trainer.eval_every=0", "trainer.checkpoint_every=0")
-    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
-    try:
-        code, text = tell(train, *last_wins(*TOY, *late, *quiet), f"run.dir={tmp_path / 'run'}")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert code == 74
-    assert "allowed file size" in text
-    assert "free some space" in text
-
-
 def test_a_folder_without_write_permission_is_named(tell, tmp_path):
     tell(train, "--show-config")  # imported while everything is readable
     (tmp_path / "runs").mkdir(mode=0o555)
@@ -167,42 +115,6 @@ def test_a_directory_with_other_files_is_left_alone(tell, tmp_path):
 
 
 # ---- what was stored
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def test_corrupt_checkpoints_are_refused_before_anything_is_lost(tell, copied):
-    for weights in copied.glob("checkpoints/0*/weights.safetensors"):
-        flip(weights)
-    kept = sorted(path.name for path in (copied / "checkpoints").iterdir())
-    code, text = tell(train, *LONGER, f"run.dir={copied}")
-    assert code == 2
-    assert "weights.safetensors does not match its recorded SHA-256" in text
-    assert "run.fresh=true" in text
-    assert sorted(path.name for path in (copied / "checkpoints").iterdir()) == kept
-    code, text = tell(evaluate, f"run={copied}")
-    assert code == 2
-    assert "damaged" in text
-
-
-@pytest.mark.parametrize("what", ["checkpoint", "replay chunk"])
-def test_damage_to_the_newest_falls_back_to_the_checkpoint_before(tell, copied, what):
-    if what == "checkpoint":
-        flip(copied / "checkpoints" / "000000400" / "weights.safetensors")
-    else:
-        flip(max(copied.glob("replay/*.safetensors")))
-    if what == "checkpoint":
-        code, text = tell(evaluate, f"run={copied}")
-        assert code == 0
-        assert "000000400 is damaged; this is 000000300" in text
-    code, text = tell(train, *LONGER, f"run.dir={copied}")
-    assert code == 0
-    assert "going back to the checkpoint before 000000400" in text
-    assert "at 300 frames" in text
 
 
 def test_a_run_of_another_environment_is_not_resumed(tell, finished):
@@ -303,51 +215,4 @@ def test_a_run_without_a_checkpoint_says_so_and_is_not_the_last(tell, finished, 
     assert tell(evaluate, "run=last")[0] == 0
 
 
-def test_two_processes_do_not_write_one_run(tell, finished):
-    held = rundir._acquire(finished)
-    try:
-        code, text = tell(train, *TOY, "trainer.frames=400", f"run.dir={finished}")
-    finally:
-        rundir._held.discard(finished)
-        os.close(held)
-    assert code == 2
-    assert "already open" in text
-
-
 # ---- the environment
-
-
-def test_a_nan_observation_ends_the_run_with_its_place(tell, tmp_path):
-    code, text = tell(train, "env=toy_nan_obs", "trainer=debug", f"run.root={tmp_path}")
-    assert code == 2
-    assert "environment 0, episode 0, decision 5: observation 'state' is NaN" in text
-    assert "fix the simulator" in text
-
-
-def test_a_nan_in_evaluation_ends_it_too(tell, tmp_path):
-    # Never due in training: the two environments there are numbers 0 and 1, the third evaluation episode 2.
-    third = ("env.kwargs.only_index=2", "trainer.eval_episodes=3", "trainer.frames=40")
-    code, text = tell(train, "env=toy_nan_obs", "trainer=debug", *third, f"run.root={tmp_path}")
-    assert code == 2
-    assert "environment 2, after 5 frames" in text
-
-
-@pytest.mark.parametrize("how", ["exception", "kill"])
-def test_dead_workers_are_replaced_within_a_budget(tell, tmp_path, how):
-    broken = ("env=toy_crash", f"env.kwargs.how={how}", "env.kwargs.only_index=1", "env.backend=process")
-    small = ("env.workers=2", "trainer=debug", "logger.progress=off", "trainer.frames=40")
-    code, text = tell(train, *broken, *small, "env.restarts=1", f"run.dir={tmp_path / 'run'}")
-    assert code == 2
-    assert "env.restarts=1" in text
-    assert ("toy_crash broke at frame 5" if how == "exception" else "ended with code -9") in text
-    code, text = tell(train, *broken, *small, "env.restarts=50", f"run.dir={tmp_path / 'run'}")
-    assert code == 0, text
-
-
-def test_an_evaluation_episode_that_breaks_is_played_again_and_counted(tell, tmp_path):
-    some = ("env=toy_crash", "env.kwargs.every=2", *QUIET, "trainer.frames=40")
-    code, _ = tell(train, *some, "env.restarts=50", f"run.dir={tmp_path / 'run'}")
-    assert code == 0
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    (row,) = [row for row in rows if "eval/return" in row]
-    assert row["eval/broken"] == 1.0

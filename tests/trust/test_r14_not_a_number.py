@@ -50,7 +50,11 @@ def an_observation(agent, batch):
 
 @pytest.mark.parametrize(
     ("breaks", "begins"),
-    [(a_weight, "the weights, policy."), (a_reward, "the batch, reward"), (an_observation, "the batch, state")],
+    [
+        (a_weight, "the weights, policy."),
+        (a_reward, "the batch, reward"),
+        (an_observation, "the batch, state"),
+    ],
 )
 def test_a_bad_number_stops_the_run_in_its_update_and_its_bundle_shows_it_again(
     tell, monkeypatch, tmp_path, breaks, begins

@@ -213,18 +213,6 @@ def test_progress_prints_a_plain_line_every_few_seconds_and_a_sane_time_left():
     )
 
 
-def test_progress_never_shows_a_negative_time_left():
-    clock, stream = Clock(), io.StringIO()
-    progress = Progress(100, every_s=1, mode="plain", stream=stream, clock=clock)
-    for now, frames in ((0, 0), (2, 150), (1, 160), (500, 10), (502, 10)):
-        clock.now = now
-        progress.update(frames, 0)
-    text = stream.getvalue()
-    assert text.count("\n") == 3
-    assert "-" not in text
-    assert "0:00:00 left" in text
-
-
 def test_progress_off_is_silent_and_rich_draws_one_line():
     clock, stream = Clock(), io.StringIO()
     for mode in ("off", "rich"):

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 
@@ -57,19 +55,6 @@ def test_what_was_handed_out_is_not_overwritten_later():
         td = following
     assert [int(k["next", "state"][0, 0]) for k in kept] == [1, 2, 3, 4, 1, 2]
     assert [int(k["state"][0, 0]) for k in kept] == [0, 1, 2, 3, 0, 1]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(["truncate", "terminate"]))
-def test_frames_are_the_sum_of_applied_repeats(repeat, length, end):
-    """However episode length and repeat fall together, an episode has exactly `length` frames."""
-    env = counter(1, repeat, length=length, end=end)
-    decisions = -(-length // repeat)
-    seen, _ = play(env, env.reset(), 2 * decisions)
-    frames = [int(n["frames"][0, 0]) for _, n in seen]
-    assert sum(frames[:decisions]) == sum(frames[decisions:]) == length
-    assert frames[decisions - 1] == length - repeat * (decisions - 1)
-    assert [bool(n["done"][0]) for _, n in seen] == ([False] * (decisions - 1) + [True]) * 2
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,9 @@ def _explain(error: BaseException) -> int:
         fix = "free some space" if error.errno in FULL else "use a folder you can write to"
         text = f"{(error.strerror or 'no access').lower()}{where}\n  fix: {fix}, as in run.root=/path"
         return _report(error, text, DiskError.exit_code)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        text = f"a name of {len(str(error.filename)):,} characters is too long\n  fix: use a shorter one"
+        return _report(error, text, 2)
     if isinstance(error, ModuleNotFoundError) and _not_installed(error):
         text = f"the Python package {error.name} is not installed\n  fix: pip install -c constraints.txt -e ."
         return _report(error, text, 2)

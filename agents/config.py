@@ -73,7 +73,7 @@ NOT_TRAINING = {
 }
 """Settings that do not change what is learned from the same frames, so a resumed run may change them."""
 
-MOST_BYTES = 1_000_000
+MOST_BYTES = 100_000  # ours have 2,000; a parser needs minutes for a megabyte of brackets
 _INDEX = re.compile(r"(\.\d+)+$")
 _RESOLVER = re.compile(r"\$\{[^}]*:")
 
@@ -268,6 +268,8 @@ def _excluded(key: str) -> bool:
 
 def _read_small(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path} is not a plain file", "give a run directory")
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is too large for a configuration", "restore it from a backup")
         return path.read_text(encoding="utf-8")

@@ -21,10 +21,9 @@ from worldmodel import ModelError, load
 
 
 @pytest.fixture(autouse=True)
-def cheap_and_contained(tmp_path, monkeypatch):
+def cheap_and_contained(tmp_path_factory, monkeypatch):
     """Whatever a test reads is refused quickly, with little memory, and nothing appears beside it."""
-    inside = tmp_path / "inside"
-    inside.mkdir()
+    inside = tmp_path_factory.mktemp("inside")
     monkeypatch.chdir(inside)
     began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield

@@ -1,8 +1,8 @@
-"""An update that went wrong, kept whole: the weights before it, its batch and its noise, so that it is seen again.
+"""An update that went wrong, kept whole: the weights before it, its batch and its noise, to be seen again.
 
-On a CPU an update looks at its loss and gradients before it takes its step, so the weights are still good. On a
-GPU nothing waits for a number: the update after the bad one notices (see `loop.Averages`), and there is no
-bundle, but a checkpoint is never written from weights that are not finite.
+On a CPU an update looks at its loss and gradients before it takes its step, so the weights are still good.
+On a GPU nothing waits for a number: the update after the bad one notices (see `loop.Averages`), and there is
+no bundle, but a checkpoint is never written from weights that are not finite.
 """
 
 import math

@@ -1,7 +1,7 @@
 """See an update that failed once more, from what its run kept of it, and where its first odd number is.
 
-    python -m agents.reproduce run=last
-    python -m agents.reproduce run=runs/dmc_walker/s0-20261121-101500-3f2a9c1b/crash/000012346
+python -m agents.reproduce run=last
+python -m agents.reproduce run=runs/dmc_walker/s0-20261121-101500-3f2a9c1b/crash/000012346
 """
 
 import math
@@ -65,8 +65,10 @@ def beginning(batch: Mapping[str, Any], agent: Any, outputs: list[str]) -> str:
         for name, weight in module.named_parameters():
             if weight.grad is not None and not all_finite([weight.grad]):
                 sizes = {key: float(value.double().abs().max()) for key, value in batch.items()}
-                largest = max(sizes, key=lambda key: sizes[key])
-                return f"the gradient of {owner}.{name}, or a loss (largest of the batch: {largest}, {sizes[largest]:.3g})"
+                size, largest = max((size, key) for key, size in sizes.items())
+                return (
+                    f"a loss, or the gradient of {owner}.{name} (largest in the batch: {largest}, {size:.3g})"
+                )
     return "a loss"
 
 

@@ -143,9 +143,9 @@ class ActorCritic:
         return torch.where(renew, draws[0] * 2 - 1, previous)
 
     def _wander(self, first: Tensor, wandering: Tensor, generator: torch.Generator) -> Tensor:
-        """Choose who acts at random for a while, the fewer the more values are known: N, N -> N."""
+        """Choose who acts at random for a while, the fewer the more often there is a reward: N, N -> N."""
         draws = torch.rand((2, *first.shape), generator=generator, device=self.device)
-        chance = self.cfg.wander * torch.exp(-self.acting.critic.scale)
+        chance = self.cfg.wander * (1 - self.acting.critic.rewarded) ** 4
         return torch.where(first | (draws[0] < SWITCH), draws[1] < chance, wandering)
 
     def _believe(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
@@ -271,12 +271,15 @@ class ActorCritic:
         with torch.no_grad():
             error = (self.bins.mean(logits).mean(0) - target.returns).abs() * mask
             priority = error.amax(1)
+            size = batch["reward"].abs() * batch["valid"]
         metrics |= {
             "loss/critic": critic_loss,
             "loss/policy": policy_loss,
             "value/mean": (target.returns * mask).sum() / count,
             "value/error": error.sum() / count,
             "value/scale": scale,
+            # Not of a value above which something is worth something: values of nothing take long to vanish.
+            "reward/share": (size > 0.01 * size.amax()).sum() / batch["valid"].sum(),
         }
         total = loss + self.cfg.critic_weight * critic_loss + policy_loss
         return total, priority, {name: value.detach() for name, value in metrics.items()}
@@ -321,7 +324,7 @@ class ActorCritic:
         self.model.observe({key: batch[key] for key in self.model.observation_keys})
         priority, metrics = self.slopes(batch, noise)
         self.optimiser.step()
-        self.critic.scale.lerp_(metrics["value/scale"], self.cfg.tau)
+        self.critic.rewarded.lerp_(metrics["reward/share"], self.cfg.tau)
         self.track()
         return priority, metrics
 

@@ -15,10 +15,8 @@ class Ensemble(nn.Module):
     def __init__(self, members: int, inputs: int, hidden: int, layers: int, outputs: int) -> None:
         super().__init__()
         self.members = members
-        self.scale: Tensor
-        self.register_buffer(
-            "scale", torch.zeros(())
-        )  # mean absolute value of what is learned from, an average
+        self.rewarded: Tensor  # how often what is learned from has a reward worth the name, an average
+        self.register_buffer("rewarded", torch.zeros(()))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         sizes = [inputs, *[hidden] * layers, outputs]
         for k, (wide, narrow) in enumerate(pairwise(sizes)):

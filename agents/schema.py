@@ -94,7 +94,7 @@ class AgentConfig:
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
     explore_noise: float = option(0.1, "noise on actions while collecting", low=0.0)
     wander: float = option(
-        0.5, "share of time at random while values are near 0; none when large", low=0.0, high=1.0
+        0.5, "share of time at random while there is no reward; less the more there are", low=0.0, high=1.0
     )
     planner: str = option("mppi", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)

@@ -269,24 +269,29 @@ def test_random_actions_cover_the_range_and_last():
 
 
 @pytest.mark.parametrize("case", ["continuous", "discrete"])
-def test_exploration_wanders_until_something_is_worth_something(case):
+def test_exploration_wanders_until_rewards_are_common(case):
     _, env, agent = build(case)
     start = observation(env) | {"is_init": torch.ones(3, 1, dtype=torch.bool)}
     seen = {key: value[:1].expand(2000, *value.shape[1:]) for key, value in start.items()}
-    for scale, share in ((0.0, 0.5), (50.0, 0.0)):
-        agent.acting.critic.scale.fill_(scale)
+    for rewarded, share in ((0.0, 0.5), (0.2, 0.2), (0.9, 0.0)):
+        agent.acting.critic.rewarded.fill_(rewarded)
         carry, _ = agent.act(agent.start(2000), seen, explore=True)
         assert abs(carry.wandering.float().mean() - share) < 0.05
-    agent.acting.critic.scale.zero_()
+    agent.acting.critic.rewarded.zero_()
     carry, _ = agent.act(agent.start(2000), seen, explore=True)
     seen["is_init"] = torch.zeros(2000, 1, dtype=torch.bool)
     later, _ = agent.act(carry, seen, explore=True)
     assert (later.wandering == carry.wandering).float().mean() > 0.95  # for a while, not for a moment
 
 
-def test_an_update_moves_the_scale_that_ends_the_wandering():
+def test_updates_count_how_often_there_is_a_reward():
     cfg, env, agent = build("continuous")
-    for _ in range(3):
-        agent.update(batch_of(cfg, env))
-    assert agent.critic.scale > 0
-    assert torch.equal(agent.acting.critic.scale, agent.critic.scale)
+    batch = batch_of(cfg, env)
+    batch["reward"], batch["valid"] = torch.zeros_like(batch["reward"]), torch.ones_like(batch["valid"])
+    agent.update(batch)
+    assert agent.critic.rewarded == 0
+    batch["reward"][:4] = 3.0
+    batch["reward"][4:8] = 0.001  # nothing, beside the others
+    agent.update(batch)
+    assert agent.critic.rewarded == pytest.approx(cfg.agent.tau * 4 / len(batch))
+    assert torch.equal(agent.acting.critic.rewarded, agent.critic.rewarded)

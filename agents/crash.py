@@ -53,12 +53,12 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return bool(torch.stack([tensor.isfinite().all() for tensor in real]).all()) if real else True
 
 
-def check_weights(weights: Mapping[str, Tensor], last_good: Path) -> None:
+def check_weights(weights: Mapping[str, Tensor], last_good: Path, fix: str = SMALLER) -> None:
     """Refuse to go on, and so to save, with weights that are not finite."""
     for name, value in weights.items():
         if not all_finite([value]):
             text = f"the weights are not finite any more ({name}), and were not saved; {last_good} is good"
-            raise UserError(text, SMALLER)
+            raise UserError(text, fix)
 
 
 def diverged(names: list[str], update: int) -> UserError:

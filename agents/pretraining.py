@@ -17,6 +17,7 @@ from agents.assembly import choose_device, set_threads
 from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.config import config_dict
+from agents.crash import check_weights
 from agents.lessons import check_lessons, make_lessons
 from agents.logging import Logger
 from agents.loop import Averages
@@ -135,6 +136,8 @@ class Pretraining:
 
     def _checkpoint(self) -> None:
         """Publish everything needed to go on as if nothing had happened."""
+        root, weights = self.path / "checkpoints", dict(self.objective.state_dict())
+        check_weights(weights, root / "last", "use a smaller learning.lr with run.fresh=true")
         live = {
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
@@ -149,9 +152,9 @@ class Pretraining:
             "live": tree,
         }
         disk.save(
-            self.path / "checkpoints",
+            root,
             self.updates,
-            {"weights": dict(self.objective.state_dict()), "optim": tensors},
+            {"weights": weights, "optim": tensors},
             {
                 "state": state,
                 "worldmodel": describe(self.objective.model),

@@ -3,7 +3,7 @@
 python -m agents.plot runs=runs/dmc_walker/*
 python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png baseline=tests/evidence/published.csv
 python -m agents.plot runs=runs/dmc_walker/* record=tests/evidence/walker.csv method=ours experiment=walker
-python -m agents.plot evidence=tests/evidence/walker.csv
+python -m agents.plot evidence=tests/evidence/walker.csv method=ours,theirs
 """
 
 import sys
@@ -45,7 +45,7 @@ class Plot:
     statistic: str = option("mean", "over seeds", choices=("mean", "iqm"))
     baseline: list[Path] = option(text="evidence files to draw beside it, dashed", factory=list)
     record: Path | None = option(None, "append the runs to this evidence file instead of drawing")
-    method: str = option("", "name of the method in the legend or the evidence")
+    method: str = option("", "name in the legend or the record; of evidence: only these, with commas")
     experiment: str = option("", "name of the experiment in the evidence")
 
 
@@ -68,7 +68,7 @@ def plot(options: Plot) -> int:
         print(f"{record_runs(runs, options.record, **chosen)} new rows in {options.record}")
         return 0
     if options.evidence:
-        curves = read_evidence(options.evidence, options.metric)
+        curves = only(read_evidence(options.evidence, options.metric), options.method)
     else:
         curves = curves_of(runs, options.metric, options.method)
     shown = {curve.env for curve in curves}
@@ -84,6 +84,15 @@ def plot(options: Plot) -> int:
         print(line)
     print(out)
     return 0
+
+
+def only(curves: "Sequence[Curve]", methods: str) -> "list[Curve]":
+    """The curves of these methods, separated by commas; all without a name."""
+    wanted = {name.strip() for name in methods.split(",") if name.strip()}
+    found = {curve.method for curve in curves}
+    if missing := sorted(wanted - found):
+        raise UserError(f"there is no method {missing[0]!r}", f"choose from {', '.join(sorted(found))}")
+    return [curve for curve in curves if not wanted or curve.method in wanted]
 
 
 def interquartile_mean(values: "np.ndarray") -> "np.ndarray":

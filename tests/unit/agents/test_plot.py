@@ -135,6 +135,21 @@ def test_evidence_is_recorded_once_and_drawn_again(tmp_path, capsys):
     assert [c.values.tolist() for c in read_evidence(file)] == [[0, 1, 2], [0, 1, 2]]
 
 
+def test_evidence_is_drawn_of_the_methods_that_are_asked_for(tmp_path, capsys):
+    make_run(tmp_path / "runs")
+    file, out = tmp_path / "both.csv", f"out={tmp_path}/a.png"
+    for method in ("ours", "theirs"):
+        words = [f"runs={tmp_path}/runs", f"record={file}", f"method={method}", "experiment=walker"]
+        assert plot.main(words) == 0
+    capsys.readouterr()
+    assert plot.main([f"evidence={file}", "method=theirs", out]) == 0
+    said = capsys.readouterr().out
+    assert "theirs" in said
+    assert "ours" not in said
+    assert plot.main([f"evidence={file}", "method=his", out]) == 2
+    assert "choose from ours, theirs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words", [[], ["runs=a", "evidence=b"], ["runs=nowhere"], ["evidence=nowhere.csv"], ["x=time"]]
 )

@@ -99,6 +99,10 @@ def open_run(
             old = None if fresh else _newest(home, seed, config_hash)
             path = old or _create(home, seed, config_hash)
         lock = _acquire(path)
+        for left in path.glob(
+            ".tmp-*"
+        ):  # of a process that was killed while it wrote; nobody else writes now
+            left.unlink()
         resumed = (path / RECORD).exists()
         if not resumed:
             about = _describe(env_name, seed, config_hash, told, command or sys.argv, device)

@@ -278,7 +278,7 @@ class ActorCritic:
             "value/mean": (target.returns * mask).sum() / count,
             "value/error": error.sum() / count,
             "value/scale": scale,
-            # Not of a value above which something is worth something: values of nothing take long to vanish.
+            # What ends wandering. Values would not do: those of nothing take long to vanish.
             "reward/share": (size > 0.01 * size.amax()).sum() / batch["valid"].sum(),
         }
         total = loss + self.cfg.critic_weight * critic_loss + policy_loss

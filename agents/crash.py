@@ -42,11 +42,6 @@ def odd(numbers: Mapping[str, float]) -> list[str]:
     return [name for name, value in numbers.items() if name.startswith(WATCHED) and not math.isfinite(value)]
 
 
-def spell(numbers: Mapping[str, float]) -> dict[str, str]:
-    """Numbers as text, because JSON knows no NaN."""
-    return {name: repr(value) for name, value in numbers.items()}
-
-
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every number of all floating-point tensors is finite."""
     real = [tensor for tensor in tensors if tensor.is_floating_point()]
@@ -72,11 +67,12 @@ def write(
 ) -> UserError:
     """Keep everything about a failed update under the run; -> what to tell the user."""
     counters = state["progress"]["counters"]
+    numbers = {name: repr(value) for name, value in error.numbers.items()}  # JSON knows no NaN
     path = checkpoint.save(
         run / FOLDER,
         counters["frames"],
         {"weights": agent.weights(), "update": error.batch | {"noise": error.noise}},
-        {"state": state | {"numbers": spell(error.numbers), "precision": agent.precision}, **documents},
+        {"state": state | {"numbers": numbers, "precision": agent.precision}, **documents},
     )
     return UserError(
         f"update {counters['updates'] + 1:,}, at {counters['frames']:,} frames, was not taken: {error}; the "

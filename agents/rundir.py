@@ -99,9 +99,7 @@ def open_run(
             old = None if fresh else _newest(home, seed, config_hash)
             path = old or _create(home, seed, config_hash)
         lock = _acquire(path)
-        for left in path.glob(
-            ".tmp-*"
-        ):  # of a process that was killed while it wrote; nobody else writes now
+        for left in path.glob(".tmp-*"):  # a killed process was writing it; nobody else writes now
             left.unlink()
         resumed = (path / RECORD).exists()
         if not resumed:

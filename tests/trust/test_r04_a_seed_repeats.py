@@ -6,7 +6,7 @@ from tests.e2e.runner import fingerprint
 from tests.trust.conftest import RUN
 
 PIXELS = ("trainer=debug", "env=dmc_pendulum", "env.observations=pixels", "worldmodel=seq_jepa_pixels")
-SHORT = ("trainer.frames=260", "trainer.eval_every=0", "logger.progress=off", "env.size=32")
+SHORT = ("trainer.frames=260", "trainer.eval_every=0", "logger.progress=off", "env.pixels=32")
 
 
 def test_state_runs_repeat(runner, undisturbed, tmp_path):

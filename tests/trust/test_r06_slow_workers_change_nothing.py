@@ -1,8 +1,11 @@
 """R6: how long workers take, and which of them answers first, changes no byte."""
 
+import sys
+
 import pytest
 
 from agents.train import main as train
+from tests.e2e.conftest import last_wins
 from tests.e2e.runner import fingerprint
 
 JITTER = """
@@ -34,23 +37,27 @@ WORKERS = ("env.entry=drifting:make", "env.backend=process", "env.num=4", "env.w
 SHORT = ("trainer=debug", "trainer.frames=400", "trainer.eval_every=0", "logger.progress=off")
 
 
-def test_jitter_in_workers_changes_nothing(tell, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def drifting(tmp_path, monkeypatch):
+    """A module to import, here and in workers; the next test has one of its own."""
     (tmp_path / "drifting.py").write_text(JITTER)
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("drifting", None)
+
+
+def test_jitter_in_workers_changes_nothing(tell, tmp_path, monkeypatch):
     found = []
     for jitter in ("0", "0.01", "0.03"):
         monkeypatch.setenv("JITTER_S", jitter)
         run = tmp_path / jitter
-        settings = {word.partition("=")[0]: word for word in (*SHORT, *WORKERS)}
-        code, text = tell(train, *settings.values(), f"run.dir={run}")
+        code, text = tell(train, *last_wins(*SHORT, *WORKERS), f"run.dir={run}")
         assert code == 0, text
         found.append(fingerprint(run))
     assert found[0] == found[1] == found[2]
 
 
-def test_the_number_of_workers_changes_nothing(tell, tmp_path, monkeypatch):
-    (tmp_path / "drifting.py").write_text(JITTER)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_the_number_of_workers_changes_nothing(tell, tmp_path):
     found = []
     for backend, workers in (("serial", 1), ("process", 1), ("process", 4)):
         run = tmp_path / f"{backend}{workers}"
@@ -59,12 +66,3 @@ def test_the_number_of_workers_changes_nothing(tell, tmp_path, monkeypatch):
         assert code == 0, text
         found.append(fingerprint(run))
     assert found[0] == found[1] == found[2]
-
-
-@pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """The module of one test is not that of the next."""
-    import sys
-
-    yield
-    sys.modules.pop("drifting", None)

@@ -16,7 +16,7 @@ from tests.unit.envs.test_faults import check_no_transition_crosses_a_crash, wal
 @pytest.mark.parametrize(("kills", "decisions"), [(10, 300), pytest.param(50, 5000, marks=pytest.mark.long)])
 def test_kills_at_random_moments_cost_only_their_segments(kills, decisions):
     """Two environments in two workers; the counters that they show have no jump that is not an end."""
-    draw, env = random.Random(0), None
+    draw = random.Random(0)
     env = make_batch({"kind": "toy", "task": "counter"}, 2, backend="process", workers=2, restarts=kills)
     when = set(draw.sample(range(5, decisions - 5), kills))
     rows = []

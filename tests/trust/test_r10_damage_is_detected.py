@@ -16,6 +16,15 @@ from tests.unit.agents.test_checkpoint import frames_of, put
 from tests.unit.agents.test_replay import Counter, build
 
 
+def damaged(good, rng, trial):
+    """A flipped bit in the first thousand trials, a cut in those after."""
+    if trial >= 1000:
+        return good[: rng.integers(len(good))]
+    bad = bytearray(good)
+    bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
+    return bytes(bad)
+
+
 def test_a_thousand_flips_and_a_hundred_cuts_are_all_noticed(tmp_path):
     path = put(tmp_path, 10)
     rng = np.random.default_rng(0)
@@ -23,12 +32,7 @@ def test_a_thousand_flips_and_a_hundred_cuts_are_all_noticed(tmp_path):
     for trial in range(1100):
         victim = files[rng.integers(len(files))]
         good = victim.read_bytes()
-        if trial < 1000:
-            bad = bytearray(good)
-            bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
-            victim.write_bytes(bad)
-        else:
-            victim.write_bytes(good[: rng.integers(len(good))])
+        victim.write_bytes(damaged(good, rng, trial))
         with pytest.raises(CorruptError):
             checkpoint.load(path)
         victim.write_bytes(good)
@@ -75,10 +79,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before(run
     expected, seconds = undisturbed
     run = tmp_path / "run"
     runner.train(*RUN, f"run.dir={run}", kill_after=0.8 * seconds, sig=signal.SIGTERM)
-    weights = (run / "checkpoints" / "last" / "weights.safetensors").resolve()
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
+    flip(run / "checkpoints" / "last" / "weights.safetensors")
     assert runner.train(*RUN, f"run.dir={run}")["code"] == 0
     assert "weights.safetensors" in runner.log.read_text()
     assert fingerprint(run) == expected
@@ -91,10 +92,7 @@ def test_a_thousand_flips_and_a_hundred_cuts_of_replay_chunks_are_all_noticed(tm
     path = tmp_path / record["chunks"][0]["file"]
     good, rng = path.read_bytes(), np.random.default_rng(0)
     for trial in range(1100):
-        bad = bytearray(good)
-        if trial < 1000:
-            bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
-        path.write_bytes(bad if trial < 1000 else good[: rng.integers(len(good))])
+        path.write_bytes(damaged(good, rng, trial))
         with pytest.raises(CorruptError):
             replay.restore(tmp_path, record)
     path.unlink()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.e2e.conftest import last_wins
 from tests.trust.conftest import RUN
 
 RATE = 1.0  # MB in 10,000 frames
@@ -15,8 +16,7 @@ RATE = 1.0  # MB in 10,000 frames
 def test_a_long_run_takes_no_more_memory(runner, tmp_path):
     long = ("trainer.frames=200_000", "trainer.log_every=2000", "trainer.updates_per_decision=0.05")
     often = ("trainer.eval_every=5000", "trainer.checkpoint_every=5000", "replay.capacity=1000")
-    settings = {word.partition("=")[0]: word for word in (*RUN, *long, *often)}
-    answer = runner.train(*settings.values(), f"run.dir={tmp_path / 'run'}")
+    answer = runner.train(*last_wins(*RUN, *long, *often), f"run.dir={tmp_path / 'run'}")
     assert answer["code"] == 0, runner.log.read_text()
     rows = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
     frames, memory = np.array([(row["frames"], row["speed/rss_mb"]) for row in rows]).T

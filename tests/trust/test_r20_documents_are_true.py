@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in ROOT.glob("**/*.md") if not {".venv", "runs"} & set(path.parts))
 COMMAND = re.compile(r"python -m (agents\.\w+)([^`\n|]*)")
-COMPOSED = {"train", "pretrain", "analyse", "calibrate", "bench"}  # those that compose a configuration
 
 
 def commands():

@@ -171,18 +171,18 @@ WRITERS = {
 }
 
 
+READERS = [
+    ("manifest.json", checkpoint.load),
+    ("run.json", read_record),
+    ("config.yaml", lambda folder: read_config(folder / "config.yaml")),
+    ("config.json", lambda folder: read_config(folder / "config.json")),
+    ("worldmodel.json", load),
+    ("manifest.json", lambda folder: load_run(str(folder))),
+]
+
+
 @pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize(
-    ("name", "reader"),
-    [
-        ("manifest.json", checkpoint.load),
-        ("run.json", read_record),
-        ("config.yaml", lambda folder: read_config(folder / "config.yaml")),
-        ("config.json", lambda folder: read_config(folder / "config.json")),
-        ("worldmodel.json", load),
-        ("manifest.json", lambda folder: load_run(str(folder))),
-    ],
-)
+@pytest.mark.parametrize(("name", "reader"), READERS)
 def test_no_reader_believes_them(tmp_path, writer, name, reader):
     folder = tmp_path / "stranger"
     folder.mkdir()
@@ -192,4 +192,4 @@ def test_no_reader_believes_them(tmp_path, writer, name, reader):
 
 
 def test_the_corpus_is_large():
-    assert len(HOSTILE) + 6 * len(WRITERS) + 6 + 6 + 4 >= 30
+    assert len(HOSTILE) + len(READERS) * len(WRITERS) >= 30

@@ -3,18 +3,8 @@
 import numpy as np
 import pytest
 
-from envs import EnvError, make
+from envs import make
 from envs.nuisance import NAMES, Nuisance, altered, redraw
-from envs.render import choose_backend
-
-
-@pytest.fixture(scope="module")
-def gl():
-    """Skip where no GL works."""
-    try:
-        return choose_backend()
-    except EnvError as error:
-        pytest.skip(str(error))
 
 
 def numbers(simulator):

@@ -7,15 +7,6 @@ from envs import EnvError, make, make_batch, render
 from envs.render import resize
 
 
-@pytest.fixture(scope="module")
-def gl():
-    """Skip where no GL works."""
-    try:
-        return render.choose_backend()
-    except EnvError as error:
-        pytest.skip(str(error))
-
-
 def test_pixels_repeat_and_follow_the_state(gl):
     """Two simulators with the same seed draw the same bytes; another camera and another state do not."""
     runs = []

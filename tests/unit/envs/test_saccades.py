@@ -11,18 +11,8 @@ from envs.pictures import store
 from envs.pictures.objects import View, instance
 from envs.pictures.saccades import Saccades
 from envs.pictures.scenes import Scenes, SceneSet, Stage, make_scenes, saliency
-from envs.render import choose_backend
 
 TINY = SceneSet(classes=2, train=2, val=1, size=24)
-
-
-@pytest.fixture(scope="module")
-def gl():
-    """A machine that draws."""
-    try:
-        choose_backend()
-    except EnvError as error:
-        pytest.skip(str(error))
 
 
 def seeded(seed=0):

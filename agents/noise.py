@@ -12,16 +12,18 @@ from agents.evidence import RunRecord, read_runs, row_of
 METRIC = "eval/return"
 EPISODES, DECISIONS = 12, 200
 COLOURS = {"JEPA": "#0072B2", "reconstruction": "#D55E00"}
+MARKERS = "osD^v"  # by how far noise can be predicted
 
 Tell = Callable[[str, int], None]
 
 
 class Judged(NamedTuple):
-    """A run: how it was taught, among how many channels of noise, and what came of it."""
+    """A run: how it was taught, among how many channels of what noise, and what came of it."""
 
     run: RunRecord
     method: str
     channels: int
+    memory: float  # what noise keeps from decision to decision; 0 where there is none
     frames: int
     values: dict[str, float]
 
@@ -30,16 +32,18 @@ def judge(patterns: Sequence[str], tell: Tell) -> list[Judged]:
     """Ask every run what its latents hang on and what is read from them; its return is its own last one."""
     found = []
     for run in read_runs(patterns):
-        channels = run.config.get("env", {}).get("distractors", 0)
+        env = run.config.get("env", {})
+        channels = env.get("distractors", 0)
+        memory = env.get("distractor_memory", 0.0) if channels else 0.0
         target = run.config["worldmodel"]["target"]["name"]
         curve = run.curve(METRIC, "")
         if not len(curve.frames):
             raise UserError(f"{run.path} has not been evaluated yet", "train it a little longer")
         values = {METRIC: float(curve.values[-1])} | asked(run.path)
         method = "reconstruction" if target == "input" else "JEPA"
-        found.append(Judged(run, method, channels, int(curve.frames[-1]), values))
+        found.append(Judged(run, method, channels, memory, int(curve.frames[-1]), values))
         tell("runs asked", len(found))
-    return sorted(found, key=lambda one: (one.channels, one.method, one.run.seed))
+    return sorted(found, key=lambda one: (one.channels, one.memory, one.method, one.run.seed))
 
 
 def asked(run: Path) -> dict[str, float]:
@@ -75,12 +79,13 @@ def asked(run: Path) -> dict[str, float]:
 def lines_of(found: Sequence[Judged]) -> Iterator[str]:
     """A table: the mean over seeds of everything, by method and channels."""
     names = sorted({name for one in found for name in one.values})
-    yield f"{'taught by':<16}{'noise':>6}{'seeds':>6}" + "".join(f"{name:>20}" for name in names)
-    for method, channels in dict.fromkeys((one.method, one.channels) for one in found):
-        mine = [one.values for one in found if (one.method, one.channels) == (method, channels)]
+    yield f"{'taught by':<16}{'noise':>6}{'memory':>8}{'seeds':>6}" + "".join(f"{name:>20}" for name in names)
+    for kind in dict.fromkeys((one.method, one.channels, one.memory) for one in found):
+        mine = [one.values for one in found if (one.method, one.channels, one.memory) == kind]
+        method, channels, memory = kind
         cells = [[values[name] for values in mine if name in values] for name in names]
         shown = "".join(f"{np.mean(cell) if cell else float('nan'):>20.3f}" for cell in cells)
-        yield f"{method:<16}{channels:>6}{len(mine):>6}{shown}"
+        yield f"{method:<16}{channels:>6}{memory:>8g}{len(mine):>6}{shown}"
 
 
 def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:
@@ -88,7 +93,8 @@ def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:
     for one in found:
         wall = one.run.seconds_at(np.array([one.frames]))[0]
         for metric, value in sorted(one.values.items()):
-            yield row_of(one.run, "distractors", one.method, one.frames, metric, f"{value:.5f}", wall)
+            method = f"{one.method}, memory {one.memory:g}" if one.channels else one.method
+            yield row_of(one.run, "distractors", method, one.frames, metric, f"{value:.5f}", wall)
 
 
 def draw(found: Sequence[Judged], path: Path) -> None:
@@ -100,20 +106,28 @@ def draw(found: Sequence[Judged], path: Path) -> None:
 
     panels = {METRIC: ("-",), "dependence": ("noise", "signal"), "read": ("noise", "signal")}
     titles = ("return", "share of the latents that hangs on …", "R² of what is read from latents")
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    memories = sorted({one.memory for one in found if one.channels}) or [0.0]
     for axis, (panel, kinds), title in zip(axes, panels.items(), titles, strict=True):
         for method, colour in COLOURS.items():
             for kind in kinds:
                 name = panel if panel == METRIC else f"{panel}/{kind}"
-                _line(axis, [one for one in found if one.method == method], name, colour, kind)
+                for marker, memory in zip(MARKERS, memories, strict=False):
+                    # A run without noise begins the line of every kind of noise.
+                    shown = [one for one in found if not one.channels or one.memory == memory]
+                    mine = [one for one in shown if one.method == method]
+                    label = method + ("" if kind == "-" else f", {kind}")
+                    label += f", memory {memory:g}" if len(memories) > 1 else ""
+                    _line(axis, mine, name, label, marker + ("--" if kind == "noise" else "-"), colour)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("channels of noise", fontsize=9)
-        axis.legend(fontsize=8)
+    axes[0].set_ylim(0, None)
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=8, loc="outside right")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _line(axis: Any, found: Sequence[Judged], name: str, colour: str, kind: str) -> None:
+def _line(axis: Any, found: Sequence[Judged], name: str, label: str, style: str, colour: str) -> None:
     by_channels: dict[int, list[float]] = {}
     for one in found:
         if name in one.values:
@@ -121,8 +135,6 @@ def _line(axis: Any, found: Sequence[Judged], name: str, colour: str, kind: str)
     if not by_channels:
         return
     xs = sorted(by_channels)
-    label = found[0].method + ("" if kind == "-" else f", {kind}")
-    style = "--" if kind == "noise" else "-"
-    axis.plot(xs, [np.mean(by_channels[x]) for x in xs], style, marker="o", color=colour, label=label)
+    axis.plot(xs, [np.mean(by_channels[x]) for x in xs], style, color=colour, label=label)
     for x in xs:
         axis.plot([x] * len(by_channels[x]), by_channels[x], ".", color=colour, alpha=0.5)

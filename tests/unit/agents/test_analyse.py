@@ -3,14 +3,16 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from agents import theory
+from agents import noise, theory
 from agents.analyse import Analyse, analyse, main
 from agents.dependence import Part, parts_of, share
+from agents.evidence import RunRecord
 from envs import make
 from worldmodel.linear import Feature
 
@@ -108,3 +110,21 @@ def test_parts_are_those_of_the_observation():
     assert found["height"][0] == "state"
     sizes = sum(e.stop - e.start for key, e in found.values() if key == "state")
     assert sizes == math.prod(spec.observation["state"].shape)
+
+
+def test_noise_of_one_predictability_is_not_averaged_with_that_of_another(tmp_path):
+    def judged(channels, memory, value):
+        run = RunRecord(Path("run"), "env", 0, "", {}, "commit", "command")
+        return noise.Judged(run, "JEPA", channels, memory, 100, {noise.METRIC: value})
+
+    found = [judged(0, 0.0, 900.0), judged(200, 0.0, 800.0), judged(200, 0.0, 700.0), judged(200, 0.9, 90.0)]
+    lines = list(noise.lines_of(found))
+    assert [line.split()[1:] for line in lines[1:]] == [
+        ["0", "0", "1", "900.000"],
+        ["200", "0", "2", "750.000"],
+        ["200", "0.9", "1", "90.000"],
+    ]
+    methods = [row["method"] for row in noise.rows_of(found)]
+    assert methods == ["JEPA", "JEPA, memory 0", "JEPA, memory 0", "JEPA, memory 0.9"]
+    noise.draw(found, tmp_path / "noise.png")
+    assert (tmp_path / "noise.png").stat().st_size > 5000

@@ -11,7 +11,7 @@ from agents.cli import UserError
 from agents.pretrain_schema import COLUMNS
 from envs.pictures.sequences import Sequences, Source
 from envs.pictures.sources import make_source
-from worldmodel import WorldModel
+from worldmodel import Objective, WorldModel
 
 Tell = Callable[[str, int], None]
 
@@ -30,8 +30,8 @@ class Lessons(Protocol):
         """Draw a training batch of so many examples."""
         ...
 
-    def examine(self, model: WorldModel, seed: int, home: Path, tell: Tell) -> dict[str, float]:
-        """Ask a finished model what it learned, and draw into the folder what can be looked at."""
+    def examine(self, objective: Objective, seed: int, home: Path, tell: Tell) -> dict[str, float]:
+        """Ask what was learned, and draw into the folder what can be looked at."""
         ...
 
 
@@ -64,12 +64,12 @@ class PictureLessons:
         drawn = torch.randint(len(self.things), (count,), generator=generator)
         return as_batch(self.source.draw(self.things[drawn], self.each, generator))
 
-    def examine(self, model: WorldModel, seed: int, home: Path, tell: Tell) -> dict[str, float]:
+    def examine(self, objective: Objective, seed: int, home: Path, tell: Tell) -> dict[str, float]:
         """Ask for classes, poses, paths and views, and draw the landscape of latents."""
         from agents.examination import Subject, examine
         from agents.landscape import draw
 
-        subject = Subject(model, self.source, seed=seed)
+        subject = Subject(objective.model, self.source, seed=seed)
         draw(subject, home / "plots" / "landscape.png")
         return examine(subject, tell)
 

@@ -103,7 +103,7 @@ def examined(session: Any, tell: Any) -> None:
 
     cfg = session.cfg
     session.stop.impatient = True  # nothing of the run is lost while heads are fitted
-    answers = session.lessons.examine(session.objective.model, cfg.seed, session.path, tell)
+    answers = session.lessons.examine(session.objective, cfg.seed, session.path, tell)
     session.stop.impatient = False
     found = {
         "variant": cfg.variant,

@@ -11,7 +11,7 @@ from agents.cli import UserError
 from agents.lessons import Tell, nothing_else
 from agents.tables import health
 from envs.sensors import KEY as MISSING
-from worldmodel import WorldModel, build
+from worldmodel import Objective, WorldModel
 from worldmodel.views import draw_columns
 
 PLAY_SEED = 4_000_037  # added to the run's seed: no episode of training, evaluation or probes
@@ -54,20 +54,19 @@ class StateLessons:
         return seen | masks | nothing_else(len(rows), 1)
 
     @torch.no_grad()
-    def examine(self, model: WorldModel, seed: int, home: Path, tell: Tell) -> dict[str, float]:
+    def examine(self, objective: Objective, seed: int, home: Path, tell: Tell) -> dict[str, float]:
         """How much of hidden columns' latents is predicted on rows never learned from, and their health.
 
-        The answers are the finished encoder's own, and what is compared with is their mean for each column.
+        The answers are the target's, and what is compared with is their mean for each column.
         """
-        count = len(next(iter(self.observations.values())))
+        count, model = len(next(iter(self.observations.values()))), objective.model
+        device = next(model.parameters()).device
         rows = torch.arange(self.train, count)
-        objective = build(dict(model.config) | {"target": {"name": "online"}}, model.shapes)
-        objective.model.load_state_dict({k: v.cpu() for k, v in model.state_dict().items()})
-        objective.eval()
+        was, _ = objective.training, objective.eval()
         wrong = total = 0.0
         for number, some in enumerate(rows.split(512)):
             generator = torch.Generator().manual_seed(seed + number)
-            batch = self._batch(some, generator)
+            batch = {key: value.to(device) for key, value in self._batch(some, generator).items()}
             outputs = objective.outputs(batch)
             codes = torch.nn.functional.one_hot(batch["asked"], self.columns).float()
             counts = codes.sum((0, 1)).clamp_min(1.0)
@@ -75,7 +74,9 @@ class StateLessons:
             wrong += float((outputs.prediction - outputs.answer).square().sum())
             total += float((outputs.answer - means[batch["asked"]]).square().sum())
             tell("rows judged", int(some[-1]) - self.train + 1)
-        tokens = objective.model.encode({key: v[rows[:2048], None] for key, v in self.observations.items()})
+        seen = {key: values[rows[:2048], None].to(device) for key, values in self.observations.items()}
+        tokens = model.encode(seen).cpu()
+        objective.train(was)
         return {"predicted/r2": 1 - wrong / max(total, 1e-12), **health(tokens)}
 
 

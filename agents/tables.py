@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from agents.cli import UserError, suggest
 from agents.lessons import Tell, nothing_else
-from worldmodel import WorldModel, build_model
+from worldmodel import Objective, WorldModel, build_model
 from worldmodel.diagnostics import latent_std, participation_rank
 from worldmodel.views import draw_columns
 
@@ -122,9 +122,9 @@ class TableLessons:
         seen = {"numbers": self.table.numbers[rows, None], "words": self.table.words[rows, None]}
         return {key: seen[key] for key in self.shapes["observation"]}
 
-    def examine(self, model: WorldModel, seed: int, home: Path, tell: Tell) -> dict[str, float]:
+    def examine(self, objective: Objective, seed: int, home: Path, tell: Tell) -> dict[str, float]:
         """Hold frozen latents against raw columns, a random encoder and boosted trees, all tuned alike."""
-        table = self.table
+        table, model = self.table, objective.model
         twin = build_model(model.config, model.shapes, seed=10_000 + seed)
         sources = {"frozen": self.latents(model), "random": self.latents(twin), "raw": _raw(table)}
         found = dict(health(sources["frozen"][table.judge].unflatten(1, (table.columns, -1))))

@@ -14,7 +14,7 @@ from .blocks import ActionEmbedding
 from .encoders import ENCODERS
 from .errors import ModelError
 from .heads import HEADS, Decoder
-from .losses import NEEDS_HEAD, OF_ANSWERS, OF_INPUTS, OF_LATENTS, TERMS
+from .losses import NEEDS_HEAD, OF_ANSWERS, OF_ENCODERS, OF_INPUTS, OF_LATENTS, TERMS
 from .model import WorldModel
 from .objective import ROLLOUT, Objective
 from .predictors import PREDICTORS
@@ -91,10 +91,12 @@ def _term(name: str, options: Any, model: WorldModel) -> tuple[Any, float]:
     """Make one term and its weight from {"weight": w, option: value}."""
     where, kind = f"worldmodel.terms.{name}", name.removeprefix(ROLLOUT)
     _known("worldmodel.terms", {kind: None}, TERMS)
-    if name != kind and kind in OF_LATENTS:
+    if name != kind and kind in OF_LATENTS | OF_ENCODERS:
         raise ModelError(
-            f"{where}: {kind} is a property of the encoded latents, not of a rollout; use {kind}"
+            f"{where}: {kind} is a property of what encodes or is encoded, not of a rollout; use {kind}"
         )
+    if kind in OF_ENCODERS and not hasattr(model.encoder, "input_weights"):
+        raise ModelError(f"{where} needs inputs that are multiplied one by one; use worldmodel/encoder=mlp")
     if not isinstance(options, Mapping) or "weight" not in options:
         raise ModelError(f"{where} needs a weight; write {name}: {{weight: 1.0}}")
     head = NEEDS_HEAD.get(kind)

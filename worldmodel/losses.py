@@ -122,6 +122,14 @@ class SIGReg(nn.Module):
         return torch.trapezoid(error, self.points, dim=-1).mean()
 
 
+def sparsity() -> Term:
+    """Make the sizes of what the encoder multiplies each input with, summed: a group lasso, scalar.
+
+    Inputs that nothing needs fade away; without it, noise in a small replay is learned by heart.
+    """
+    return lambda g, model: (model.encoder.input_weights().float().square().sum(0) + 1e-8).sqrt().sum()
+
+
 def reward() -> Term:
     """Make the cross-entropy of the reward head: B Q."""
     return lambda g, model: model.reward.loss(model.reward(g.trunk), g.reward)
@@ -160,6 +168,7 @@ TERMS: dict[str, Callable[..., Term]] = {
     "variance": variance,
     "covariance": covariance,
     "sigreg": SIGReg,
+    "sparsity": sparsity,
     "reward": reward,
     "continuation": continuation,
     "reconstruction": reconstruction,
@@ -172,5 +181,6 @@ NEEDS_HEAD = {
     "autoencoding": "decoder",
 }
 OF_LATENTS = {"variance", "covariance", "sigreg", "autoencoding"}
+OF_ENCODERS = {"sparsity"}
 OF_ANSWERS = {"cosine", "mse", "smooth_l1", "infonce"}  # predictions against answers, of one size
 OF_INPUTS = {"reconstruction", "autoencoding"}  # what is decoded against the input

@@ -36,6 +36,10 @@ class LinearEncoder(nn.Module):
         """Add observations to the running normalisation, if there is one: dict of [..., *shape]."""
         self.vectors.observe(obs)
 
+    def input_weights(self) -> Tensor:
+        """What every input is multiplied with first: V V."""
+        return self.layers[0]
+
     def forward(self, obs: Observations) -> Tensor:
         """Encode: dict of [B, T, *shape] -> B T D."""
         x = self.vectors(obs).to(self.layers[0].dtype)  # in float64 a network can be held against the theory

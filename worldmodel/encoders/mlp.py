@@ -39,6 +39,12 @@ class MLPEncoder(nn.Module):
         """Add observations to the running normalisation, if there is one: dict of [..., *shape]."""
         self.vectors.observe(obs)
 
+    def input_weights(self) -> Tensor:
+        """What every input is multiplied with first: H V."""
+        first = self.trunk[0]
+        assert isinstance(first, nn.Linear)
+        return first.weight
+
     def forward(self, obs: Observations) -> Tensor:
         """Encode: dict of [B, T, *shape] -> B T D."""
         return self.normaliser(self.head(self.trunk(self.vectors(obs))))

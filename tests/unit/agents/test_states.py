@@ -51,7 +51,7 @@ def test_learning_shows_in_what_is_predicted_and_asking_changes_nothing():
     lessons = StateLessons(states())
     objective = build(CONFIG, lessons.shapes, seed=0)
     lessons.prepare(objective.model)
-    before = lessons.examine(objective.model, 0, None, lambda *_: None)
+    before = lessons.examine(objective, 0, None, lambda *_: None)
     optimiser = torch.optim.Adam(objective.trainable(), 2e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
@@ -61,10 +61,10 @@ def test_learning_shows_in_what_is_predicted_and_asking_changes_nothing():
         optimiser.step()
         objective.target.update()
     weights = {name: value.clone() for name, value in objective.model.state_dict().items()}
-    after = lessons.examine(objective.model, 0, None, lambda *_: None)
+    after = lessons.examine(objective, 0, None, lambda *_: None)
     assert after["predicted/r2"] > max(before["predicted/r2"], 0.1)
     assert all(torch.equal(value, weights[name]) for name, value in objective.model.state_dict().items())
-    assert after == lessons.examine(objective.model, 0, None, lambda *_: None)
+    assert after == lessons.examine(objective, 0, None, lambda *_: None)
 
 
 def test_random_play_is_a_function_of_the_seed_and_mistakes_are_named():

@@ -45,6 +45,8 @@ def refused(config, shapes):
         ({"target": {"name": "moving", "schedule": "cosine"}}, "needs steps"),
         ({"rollout_steps": 2}, "rollout_steps"),
         ({"terms": {"mse": {"weight": 1.0}, "rollout_variance": {"weight": 1.0}}}, "not of a rollout"),
+        ({"terms": {"mse": {"weight": 1.0}, "rollout_sparsity": {"weight": 1.0}}}, "not of a rollout"),
+        ({"encoder": {"name": "table"}, "terms": {"sparsity": {"weight": 1.0}}}, "worldmodel/encoder=mlp"),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(config, shapes, change, said):

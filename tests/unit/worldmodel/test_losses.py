@@ -16,6 +16,7 @@ from worldmodel.losses import (
     mse,
     reconstruction,
     smooth_l1,
+    sparsity,
     variance,
 )
 
@@ -149,3 +150,58 @@ def test_reconstruction_learns_to_say_what_will_be_seen():
         losses.append(metrics)
     for name in ("loss/reconstruction", "loss/autoencoding"):
         assert losses[-1][name] < 0.2 * losses[0][name]
+
+
+def noisy_model(weight):
+    """A model that is to foretell two entries that answer to actions, among thirty of noise."""
+    return build(
+        {
+            "encoder": {"name": "mlp", "hidden": [32], "latent": 16, "scaling": "none"},
+            "aggregator": {"name": "none"},
+            "predictor": {"name": "mlp", "hidden": [32]},
+            "target": {"name": "online"},
+            "heads": {"reward": {}},
+            "terms": {"mse": {"weight": 1.0}, "reward": {"weight": 1.0}, "sparsity": {"weight": weight}},
+        },
+        {
+            "observation": {"state": {"shape": [32], "dtype": "float32"}},
+            "action": {"kind": "continuous", "size": 2},
+        },
+        seed=0,
+    )
+
+
+def test_inputs_that_nothing_needs_fade():
+    draw = torch.Generator().manual_seed(0)
+    no = torch.zeros(512, 2, dtype=torch.bool)
+    done, noise = torch.randn(512, 2, generator=draw), torch.randn(512, 2, 30, generator=draw)
+    before = torch.randn(512, 2, generator=draw)
+    batch = {
+        "state": torch.cat([torch.stack([before, 0.5 * before + done], 1), noise], -1),
+        "prev_action": torch.stack([torch.zeros_like(done), done], 1),
+        "reward": torch.stack([torch.zeros(512), before.sum(-1)], 1),
+        "terminated": no,
+        "is_first": no,
+        "valid": ~no,
+    }
+    part = {}
+    for weight in (0.0, 0.03):
+        objective = noisy_model(weight)
+        optimiser = torch.optim.Adam(objective.trainable(), 3e-3)
+        for _ in range(300):
+            loss, _ = objective(batch)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        sizes = objective.model.encoder.input_weights().detach().norm(dim=0)
+        part[weight] = float(sizes[2:].mean() / sizes[:2].mean())
+    assert part[0.0] > 0.2  # learned by heart
+    assert part[0.03] < 0.05
+
+
+def test_sparsity_is_the_sum_over_inputs_of_their_weights_size():
+    model = noisy_model(1.0).model
+    weights = model.encoder.input_weights()
+    assert weights.shape == (32, 32)
+    expected = sum(weights[:, k].square().sum().sqrt() for k in range(32))
+    torch.testing.assert_close(sparsity()(None, model), expected)

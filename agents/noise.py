@@ -11,7 +11,7 @@ from agents.evidence import RunRecord, read_runs, row_of
 
 METRIC = "eval/return"
 EPISODES, DECISIONS = 12, 200
-COLOURS = {"JEPA": "#0072B2", "reconstruction": "#D55E00"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = "osD^v"  # by how far noise can be predicted
 
 Tell = Callable[[str, int], None]
@@ -35,15 +35,19 @@ def judge(patterns: Sequence[str], tell: Tell) -> list[Judged]:
         env = run.config.get("env", {})
         channels = env.get("distractors", 0)
         memory = env.get("distractor_memory", 0.0) if channels else 0.0
-        target = run.config["worldmodel"]["target"]["name"]
         curve = run.curve(METRIC, "")
         if not len(curve.frames):
             raise UserError(f"{run.path} has not been evaluated yet", "train it a little longer")
         values = {METRIC: float(curve.values[-1])} | asked(run.path)
-        method = "reconstruction" if target == "input" else "JEPA"
+        method = _method(run.config["worldmodel"])
         found.append(Judged(run, method, channels, memory, int(curve.frames[-1]), values))
         tell("runs asked", len(found))
     return sorted(found, key=lambda one: (one.channels, one.memory, one.method, one.run.seed))
+
+
+def _method(worldmodel: dict[str, Any]) -> str:
+    name = "reconstruction" if worldmodel["target"]["name"] == "input" else "JEPA"
+    return f"{name}, sparse" if "sparsity" in worldmodel["terms"] else name
 
 
 def asked(run: Path) -> dict[str, float]:
@@ -79,13 +83,13 @@ def asked(run: Path) -> dict[str, float]:
 def lines_of(found: Sequence[Judged]) -> Iterator[str]:
     """A table: the mean over seeds of everything, by method and channels."""
     names = sorted({name for one in found for name in one.values})
-    yield f"{'taught by':<16}{'noise':>6}{'memory':>8}{'seeds':>6}" + "".join(f"{name:>20}" for name in names)
+    yield f"{'taught by':<24}{'noise':>6}{'memory':>8}{'seeds':>6}" + "".join(f"{name:>20}" for name in names)
     for kind in dict.fromkeys((one.method, one.channels, one.memory) for one in found):
         mine = [one.values for one in found if (one.method, one.channels, one.memory) == kind]
         method, channels, memory = kind
         cells = [[values[name] for values in mine if name in values] for name in names]
         shown = "".join(f"{np.mean(cell) if cell else float('nan'):>20.3f}" for cell in cells)
-        yield f"{method:<16}{channels:>6}{memory:>8g}{len(mine):>6}{shown}"
+        yield f"{method:<24}{channels:>6}{memory:>8g}{len(mine):>6}{shown}"
 
 
 def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:
@@ -109,7 +113,7 @@ def draw(found: Sequence[Judged], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     memories = sorted({one.memory for one in found if one.channels}) or [0.0]
     for axis, (panel, kinds), title in zip(axes, panels.items(), titles, strict=True):
-        for method, colour in COLOURS.items():
+        for method, colour in zip(dict.fromkeys(one.method for one in found), COLOURS, strict=False):
             for kind in kinds:
                 name = panel if panel == METRIC else f"{panel}/{kind}"
                 for marker, memory in zip(MARKERS, memories, strict=False):

@@ -27,6 +27,7 @@ __all__ = [
     "load_latest",
     "retained",
     "save",
+    "settle",
     "unflatten_state",
 ]
 
@@ -143,6 +144,14 @@ def drop_after(root: Path, frames: int) -> None:
     for path in retained(root):
         if _frames(path) > frames:
             _remove(path)
+    _point(root)
+
+
+def settle(root: Path) -> None:
+    """Finish what a killed save began: for the one process that may write here."""
+    if Path(root).is_dir():
+        _recover(root)
+        _point(root)
 
 
 def is_good(path: Path) -> bool:
@@ -212,14 +221,22 @@ def _publish(root: Path, staged: Path, final: Path) -> None:
     durable.step("rename")
     os.rename(staged, final)
     durable.sync_directory(root)
-    link = root / f".last-{os.getpid()}"
-    durable.step("link")
-    os.symlink(final.name, link)
-    durable.step("rename")
-    os.replace(link, root / "last")
-    durable.sync_directory(root)
+    _point(root)
     if aside.exists():
         _remove(aside)
+
+
+def _point(root: Path) -> None:
+    """Let `last` name the newest checkpoint, where it does not."""
+    newest, last = next((path.name for path in retained(root)), None), Path(root) / "last"
+    if newest is None or (last.is_symlink() and os.readlink(last) == newest):
+        return
+    link = last.with_name(f".last-{os.getpid()}")
+    durable.step("link")
+    os.symlink(newest, link)
+    durable.step("rename")
+    os.replace(link, last)
+    durable.sync_directory(Path(root))
 
 
 def _prune(root: Path, newest: Path, keep: int) -> None:

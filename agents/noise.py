@@ -126,7 +126,7 @@ def draw(found: Sequence[Judged], path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("channels of noise", fontsize=9)
     axes[0].set_ylim(0, None)
-    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=8, loc="outside right")
+    axes[-1].legend(*axes[1].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -101,6 +101,7 @@ def open_run(
         lock = _acquire(path)
         for left in path.glob(".tmp-*"):  # a killed process was writing it; nobody else writes now
             left.unlink()
+        checkpoint.settle(path / "checkpoints")
         resumed = (path / RECORD).exists()
         if not resumed:
             about = _describe(env_name, seed, config_hash, told, command or sys.argv, device)

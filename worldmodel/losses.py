@@ -1,7 +1,7 @@
 """Loss terms: functions of what was predicted and what is true, one value per question or a scalar."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +127,12 @@ def sparsity() -> Term:
 
     Inputs that nothing needs fade away; without it, noise in a small replay is learned by heart.
     """
-    return lambda g, model: (model.encoder.input_weights().float().square().sum(0) + 1e-8).sqrt().sum()
+
+    def term(g: Graded, model: WorldModel) -> Tensor:
+        encoder: Any = model.encoder  # one that has them: the builder asks
+        return (encoder.input_weights().float().square().sum(0) + 1e-8).sqrt().sum()
+
+    return term
 
 
 def reward() -> Term:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ("trainer=debug", "env=toy_point_mass", "logger.progress=off", "trainer.frames=400")
 SAVES = (*SHORT, "trainer.checkpoint_every=100", "trainer.eval_every=0", "trainer.keep=2")
 POINTS = 125  # at least as many as a run of SAVES has
-SOME = (0, 1, 13, 44, 90)
+SOME = (0, 1, 13, 44, 90, 115, 120)
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ def _line(axis: Any, found: Sequence[Judged], name: str, label: str, style: str,
     if not by_channels:
         return
     xs = sorted(by_channels)
-    axis.plot(xs, [np.mean(by_channels[x]) for x in xs], style, color=colour, label=label)
+    fill = "none" if "--" in style else "full"
+    axis.plot(xs, [np.mean(by_channels[x]) for x in xs], style, color=colour, label=label, fillstyle=fill)
     for x in xs:
         axis.plot([x] * len(by_channels[x]), by_channels[x], ".", color=colour, alpha=0.5)

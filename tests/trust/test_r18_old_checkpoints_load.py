@@ -21,11 +21,12 @@ def test_a_golden_run_loads_acts_and_goes_on(tell, tmp_path, version):
     run = shutil.copytree(GOLDEN / version / "run", tmp_path / "run", symlinks=True)
     assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) <= 200_000
     expected = json.loads((GOLDEN / version / "evaluation.json").read_text())
-    code, text = tell(evaluate, f"run={run}", "episodes=3", f"out={tmp_path / 'again.json'}")
+    # A search turns another processor's rounding into other actions; the policy does not.
+    code, text = tell(evaluate, f"run={run}", "planner=none", "episodes=3", f"out={tmp_path / 'again.json'}")
     assert code == 0, text
     again = json.loads((tmp_path / "again.json").read_text())
     scores = [[episode["score"] for episode in found["episodes"]] for found in (again, expected)]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-4)  # another version of torch may round differently
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     longer = [word for word in WORDS if not word.startswith("trainer.frames")]
     code, text = tell(train, *longer, "trainer.frames=300", f"run.dir={run}")
     assert code == 0, text

@@ -18,7 +18,9 @@ from agents.planning import Categorical, Gaussian, choose, mppi
 from agents.precision import ROUNDING, choose_precision
 from agents.returns import bootstrap_rows, discount_for, n_step
 from worldmodel import Objective, State, WorldModel
+from worldmodel.encoders.table import MISSING
 from worldmodel.heads import Bins
+from worldmodel.views import hide
 
 # Chance per decision that a component of a random action is drawn anew: bodies hardly move under white noise.
 RENEWAL = 0.25
@@ -60,6 +62,9 @@ class ActorCritic:
         self.cfg, self.device = cfg, device
         self.objective = objective.to(device)
         self.model = objective.model
+        if cfg.hide and MISSING not in spec.observation:
+            text = f"agent.hide={cfg.hide} needs an environment that says what is missing"
+            raise UserError(text, "add env.drop=0")
         self.spec, self.discrete = spec, spec.action.kind == "discrete"
         self.actions = spec.action.size
         self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
@@ -311,6 +316,10 @@ class ActorCritic:
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         read = {key: batch.get(key) for key in (*self.model.observation_keys, *READ)}
+        if self.cfg.hide:
+            columns = (len(noise), read[MISSING].shape[-1])
+            draw = torch.rand(columns, generator=self.generator, device=self.device)
+            read["hidden"] = draw < self.cfg.hide
         priority, metrics = self._learn(read, noise)
         batch.set("priority", priority[:, None].expand(batch.shape))
         return metrics
@@ -321,7 +330,8 @@ class ActorCritic:
         It is captured: whatever changes from one update to the next is a tensor, and nothing waits for one.
         """
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-        self.model.observe({key: batch[key] for key in self.model.observation_keys})
+        seen = {key: batch[key] for key in self.model.observation_keys}
+        self.model.observe(hide(seen, batch["hidden"]) if "hidden" in batch else seen)
         priority, metrics = self.slopes(batch, noise)
         self.optimiser.step()
         self.critic.rewarded.lerp_(metrics["reward/share"], self.cfg.tau)

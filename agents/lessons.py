@@ -44,7 +44,7 @@ def make_lessons(cfg: Any, tell: Tell) -> Lessons:
     if cfg.data.kind == "states":
         from agents.states import StateLessons, read_states
 
-        return StateLessons(read_states(cfg.data, cfg.seed, tell))
+        return StateLessons(*read_states(cfg.data, cfg.seed, tell), steps=cfg.data.steps)
     return PictureLessons(make_source(cfg.data, tell), cfg.learning.observed)
 
 

@@ -58,8 +58,11 @@ def _good_checkpoint(found: Found) -> Path:
     return found.checkpoint
 
 
-def load_observations(text: str) -> dict[str, Tensor]:
-    """Read the observations that a run's replay holds, oldest first: dict of [R, ...]."""
+def load_observations(text: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Read what a run's replay saw, oldest first: dict of [R, ...], and R keys.
+
+    A key is one more than the last where an episode goes on.
+    """
     found = find_run(text)
     if found.run is None:
         raise UserError(f"{text} is no run directory", "name one, or last")
@@ -78,4 +81,4 @@ def load_observations(text: str) -> dict[str, Tensor]:
     replay.restore(found.run / "replay", saved.documents["state"]["replay"])
     ring = replay.ring
     content = ring.dump(ring.since(torch.zeros_like(ring.written)))
-    return {key: content[f"field.{key}"] for key in spec.observation}
+    return {key: content[f"field.{key}"] for key in spec.observation}, content["keys"]

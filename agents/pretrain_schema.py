@@ -28,6 +28,7 @@ class DataConfig:
     run: str | None = option(None, "states: a run whose replay is learned from (default: random play)")
     env: str = option("dmc_walker", "states: what is played at random")
     rows: int = option(20_000, "states: how much is played", low=100, high=10_000_000)
+    steps: int = option(1, "states: rows in a row whose columns make one table", low=1, high=16)
 
 
 @dataclass
@@ -83,6 +84,11 @@ def check_pretraining(config: PretrainConfig) -> None:
         raise UserError(f"data.{name} is of objects, and data.kind={config.data.kind}", f"drop data.{name}")
     if config.data.kind == "saccades" and config.data.tier == "t3":
         raise UserError("there is no data.tier=t3 of saccades", "choose data.tier=t0, t1 or t2")
+    taken = (config.worldmodel.get("encoder") or {}).get("steps", 1)
+    if config.data.steps != taken or (taken > 1 and config.data.kind != "states"):
+        text = f"data.kind={config.data.kind} has tables of data.steps={config.data.steps} rows, and"
+        fix = "set both alike with data.kind=states, or leave both out: experiment=table_walker data.steps=4"
+        raise UserError(f"{text} worldmodel.encoder.steps={taken}", fix)
     asked = (config.worldmodel.get("views") or {}).get("name")
     if (asked == "hidden_columns") != (config.data.kind in COLUMNS):
         fix = "worldmodel=t_jepa" if config.data.kind in COLUMNS else "worldmodel=seq_jepa_views"

@@ -93,6 +93,9 @@ class AgentConfig:
     policy_noise: float = option(0.2, "noise on target actions", low=0.0)
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
     explore_noise: float = option(0.1, "noise on actions while collecting", low=0.0)
+    hide: float = option(
+        0.0, "share of the sensors hidden anew from every replayed window (with env.drop)", low=0.0, high=1.0
+    )
     wander: float = option(
         0.5, "share of time at random while there is no reward; less the more there are", low=0.0, high=1.0
     )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .encoders.table import MISSING
 from .errors import ModelError
 
 Batch = Mapping[str, Tensor]  # a TensorDict or dict with the keys of the training batch, each [B, T, ...]
@@ -37,8 +38,9 @@ def _split(batch: Batch, keys: tuple[str, ...], seen: slice, asked: slice, targe
     is_first, valid = batch["is_first"], batch["valid"]
     # A transition needs both ends in one episode; padding repeats the last row and is nobody's successor.
     exists = valid[:, target] & ~is_first[:, target]
+    obs = {key: batch[key][:, seen] for key in keys}
     return Views(
-        obs={key: batch[key][:, seen] for key in keys},
+        obs=hide(obs, batch["hidden"]) if "hidden" in batch else obs,
         prev_action=batch["prev_action"][:, seen],
         is_first=is_first[:, seen],
         valid=valid[:, seen],
@@ -49,6 +51,18 @@ def _split(batch: Batch, keys: tuple[str, ...], seen: slice, asked: slice, targe
         continues=(~batch["terminated"][:, target]).float(),
         weight=exists.float(),
     )
+
+
+def hide(obs: dict[str, Tensor], hidden: Tensor) -> dict[str, Tensor]:
+    """Mark entries of the float vectors as missing, by the order of their keys: dict of [B, T, ...], B N."""
+    shown, start = {**obs, MISSING: obs[MISSING].maximum(hidden[:, None].to(obs[MISSING].dtype))}, 0
+    for key in sorted(obs):
+        if key == MISSING or obs[key].dtype != torch.float32:
+            continue
+        size = obs[key][0, 0].numel()
+        mine = hidden[:, start : start + size].view(-1, 1, *obs[key].shape[2:])
+        shown[key], start = obs[key].masked_fill(mine, 0.0), start + size
+    return shown
 
 
 def next_step(batch: Batch, keys: tuple[str, ...]) -> Views:

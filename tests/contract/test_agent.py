@@ -295,3 +295,30 @@ def test_updates_count_how_often_there_is_a_reward():
     agent.update(batch)
     assert agent.critic.rewarded == pytest.approx(cfg.agent.tau * 4 / len(batch))
     assert torch.equal(agent.acting.critic.rewarded, agent.critic.rewarded)
+
+
+def test_sensors_are_hidden_anew_from_every_window_and_not_from_the_target():
+    cfg = load_config(["env=toy_point_mass", "env.drop=0", "trainer=debug", "agent=policy", "agent.hide=0.5"])
+    env = make_batch({"kind": "toy", "task": "point_mass", "drop": 0.0}, 3, seed=0)
+    agent = build_agent(cfg, env.facts, torch.device("cpu"))
+    seen = {"model": [], "target": []}
+    for name, encoder in (("model", agent.model.encoder), ("target", agent.objective.target.encoder)):
+        encoder.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0]))
+    batch = batch_of(cfg, env)
+    before = batch.clone()
+    agent.update(batch)
+    agent.update(batch)
+    hidden = torch.stack([obs["missing"] for obs in seen["model"]])  # updates B T N
+    assert torch.equal(hidden, hidden[:, :, :1].expand_as(hidden))
+    assert 0.2 < hidden.mean() < 0.8
+    assert not torch.equal(hidden[0], hidden[1])
+    assert len(hidden[0].unique(dim=0)) > 2
+    for obs, marks in zip(seen["model"], hidden, strict=True):
+        assert torch.equal(obs["state"], torch.where(marks > 0, 0.0, before["state"]))
+    assert all(not obs["missing"].any() for obs in seen["target"])
+    assert torch.equal(batch["state"], before["state"])
+
+
+def test_hiding_sensors_needs_an_environment_that_says_what_is_missing():
+    with pytest.raises(UserError, match=r"add env\.drop=0"):
+        build("continuous", "agent.hide=0.3")

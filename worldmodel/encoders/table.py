@@ -17,8 +17,10 @@ class TableEncoder(nn.Module):
 
     A float entry is a column; so is an entry of a uint8 vector, a category below its entry of the fact
     `cardinalities`. Registers are never hidden. `positions` says what a latent is of: "rows" reads one from
-    the registers and the columns' mean (dict of [B, T, ...] -> B T D); "columns" gives the tokens of the
-    columns themselves, only those in keep if given (dict of [B, 1, ...], B M -> B M D).
+    all tokens, zeros where a column is missing (dict of [B, T, ...] -> B T D); "columns" gives the tokens of
+    the columns themselves, of `steps` rows in a row, oldest first, only those in keep if given (dict of
+    [B, steps, ...], B M -> B M D). What was learned of several rows serves one: its tokens are the last's.
+    A frozen one, pre-trained, learns no more than to read its tokens.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class TableEncoder(nn.Module):
         observation: Facts,
         *,
         positions: str = "rows",
+        steps: int = 1,
         width: int = 32,
         layers: int = 2,
         heads: int = 2,
@@ -34,10 +37,15 @@ class TableEncoder(nn.Module):
         latent: int = 128,
         normaliser: str = "simnorm",
         scaling: str = "running",
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if positions not in ("rows", "columns"):
             raise ModelError(f"encoder positions={positions!r} is unknown; choose rows or columns")
+        if frozen and positions == "columns":
+            raise ModelError("encoder frozen=true learns to read rows; use it with positions=rows")
+        if steps < 1 or (steps > 1 and positions == "rows"):
+            raise ModelError(f"encoder steps={steps} with positions={positions}: only columns have several")
         if width % 2 or width % heads:
             raise ModelError(f"encoder width={width} must be even and divisible by heads={heads}")
         if any(len(fact["shape"]) > 1 for fact in observation.values()):
@@ -59,26 +67,33 @@ class TableEncoder(nn.Module):
                 f"the observation {MISSING!r} must be as long as all {self.vectors.size} float columns"
             )
         self.can_miss = MISSING in observation
-        self.positions = positions
+        self.positions, self.steps = positions, steps
         self.slopes = nn.Parameter(torch.randn(self.vectors.size, width) * width**-0.5)
         self.offsets = nn.Parameter(torch.zeros(self.vectors.size, width))
         self.tables = nn.ModuleList(nn.Embedding(count, width) for count in cardinalities)
         self.registers = nn.Parameter(0.02 * torch.randn(registers, width))
         self.register_buffer("places", sines(self.columns, width))
+        if steps > 1:
+            self.moments = nn.Parameter(0.02 * torch.randn(steps - 1, 1, width))  # of all rows but the last
         block = {"dim_feedforward": ff, "dropout": 0.0, "batch_first": True}
         self.layers = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, **block) for _ in range(layers))
         self.head = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.size = width if positions == "columns" else latent
         if positions == "rows":
-            self.read = nn.Linear((registers + 1) * width, latent)
+            self.read = nn.Linear((registers + self.columns) * width, latent)
         self.normaliser = build_normaliser("none" if positions == "columns" else normaliser, self.size)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+            self.read.requires_grad_(True)
 
     places: Tensor
 
     def observe(self, obs: Observations) -> None:
         """Add the float observations to the running normalisation, if there is one: dict of [..., *shape]."""
-        self.vectors.observe(obs)
+        if not self.frozen:  # or what it learned would come to mean something else
+            self.vectors.observe(obs)
 
     def forward(self, obs: Observations, keep: Tensor | None = None) -> Tensor:
         """Encode: dict of [B, T, ...] -> B T D, or the columns of one row -> B M D."""
@@ -86,17 +101,18 @@ class TableEncoder(nn.Module):
         tokens = self.tokenise(obs).flatten(0, 1)
         hidden = self._hidden(obs)
         if self.positions == "columns":
-            if lead[1] != 1:
-                raise ModelError("encoder positions=columns encodes one row at a time")
+            if lead[1] != self.steps:
+                raise ModelError(f"encoder steps={self.steps} cannot encode {lead[1]} rows as one table")
+            if self.steps > 1:
+                moments = torch.cat([self.moments, torch.zeros_like(self.moments[:1])])
+                tokens = (tokens.unflatten(0, lead) + moments).flatten(1, 2)
+                hidden = hidden.unflatten(0, lead).flatten(1) if hidden is not None else None
             return self.transform(tokens, hidden, keep)[:, len(self.registers) :]
         known = self.transform(tokens, hidden)
-        registers, columns = known[:, : len(self.registers)], known[:, len(self.registers) :]
-        there = (
-            torch.ones_like(columns[..., :1]) if hidden is None else (~hidden)[..., None].to(columns.dtype)
-        )
-        mean = (columns * there).sum(1) / there.sum(1).clamp_min(1.0)
-        read = self.read(torch.cat([registers.flatten(1), mean], -1))
-        return self.normaliser(read).unflatten(0, lead)
+        if hidden is not None:
+            gone = nn.functional.pad(hidden, (len(self.registers), 0), value=False)
+            known = known.masked_fill(gone[..., None], 0.0)
+        return self.normaliser(self.read(known.flatten(1))).unflatten(0, lead)
 
     def tokenise(self, obs: Observations) -> Tensor:
         """A token for every column: dict of [B, T, ...] -> B T N E."""

@@ -164,6 +164,8 @@ def test_categories_are_columns_too():
     [
         ({"positions": "cells"}, None, "rows or columns"),
         ({"width": 7}, None, "divisible by heads"),
+        ({"steps": 0}, None, "steps=0"),
+        ({"steps": 2, "positions": "rows"}, None, "only columns"),
         ({}, {"words": {"shape": [2], "dtype": "uint8"}}, "2 categorical"),
         ({}, {"words": {"shape": [2], "dtype": "uint8", "cardinalities": [3]}}, "2 categorical"),
         ({}, {"pixels": {"shape": [3, 32, 32], "dtype": "uint8"}}, "encoder=conv"),
@@ -194,3 +196,29 @@ def test_hidden_columns_are_learned_to_be_predicted():
     assert (
         outputs.prediction - outputs.answer
     ).square().mean() < 0.85 * spread  # one or two of six columns are seen
+
+
+def test_rows_in_time_are_one_table_whose_order_counts():
+    observation = {
+        "numbers": {"shape": [COLUMNS], "dtype": "float32"},
+        "missing": {"shape": [COLUMNS], "dtype": "float32"},
+    }
+    model = build(changed(steps=2), shapes(observation), seed=0).model
+    with torch.no_grad():
+        model.encoder.moments.normal_()
+    rows, missing = torch.randn(3, 2, COLUMNS), torch.zeros(3, 2, COLUMNS)
+    missing[:, 0, 1] = 1.0  # of the older row
+    obs = {"numbers": rows, "missing": missing}
+    before = model.encode(obs)
+    assert before.shape == (3, 2 * COLUMNS, 8)
+    hidden = rows.clone()
+    hidden[:, 0, 1] += 9
+    torch.testing.assert_close(model.encode({**obs, "numbers": hidden})[:, 2:], before[:, 2:])
+    assert not torch.allclose(model.encode({**obs, "numbers": rows.flip(1)}), before)
+    moved = rows.clone()
+    moved[:, 1, 0] += 9  # the first column, now
+    seen, unseen = (torch.tensor([[0, COLUMNS + column]]).expand(3, 2) for column in (0, 1))
+    assert not torch.allclose(model.encode({**obs, "numbers": moved}, seen), model.encode(obs, seen))
+    torch.testing.assert_close(model.encode({**obs, "numbers": moved}, unseen), model.encode(obs, unseen))
+    with pytest.raises(ModelError, match="steps=2"):
+        model.encode({"numbers": rows[:, :1], "missing": missing[:, :1]})

@@ -46,19 +46,24 @@ def judge(patterns: Sequence[str], drops: Sequence[float], episodes: int, tell: 
 
 
 def _method(config: dict[str, Any]) -> str:
-    name = config["worldmodel"]["encoder"]["name"]
-    return f"{name}, pre-trained" if config["trainer"].get("encoder") else name
+    encoder = config["worldmodel"]["encoder"]
+    marks = {
+        "pre-trained": config["trainer"].get("encoder"),
+        "frozen": encoder.get("frozen"),
+        "sensors hidden": config["agent"].get("hide"),
+    }
+    return ", ".join([encoder["name"], *(name for name, there in marks.items() if there)])
 
 
 def lines_of(found: Sequence[Judged]) -> Iterator[str]:
     """A table: the mean return over seeds by encoder, and what share of it is kept."""
     drops = list(found[0].scores)
-    yield f"{'encoder':<20}{'seeds':>6}" + "".join(f"{f'{100 * drop:g} % dead':>20}" for drop in drops)
+    yield f"{'encoder':<44}{'seeds':>6}" + "".join(f"{f'{100 * drop:g} % dead':>20}" for drop in drops)
     for method in dict.fromkeys(one.method for one in found):
         mine = [one.scores for one in found if one.method == method]
         means = [float(np.mean([scores[drop] for scores in mine])) for drop in drops]
         cells = "".join(f"{f'{mean:.1f} ({mean / max(means[0], 1e-9):.2f})':>20}" for mean in means)
-        yield f"{method:<20}{len(mine):>6}{cells}"
+        yield f"{method:<44}{len(mine):>6}{cells}"
 
 
 def rows_of(found: Sequence[Judged]) -> Iterator[dict[str, str]]:

@@ -140,9 +140,22 @@ def config_dict(config: RunConfig | PretrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+# Settings that runs of before do not know, as these were made: they go on while nothing else is asked for.
+LATER = {
+    "agent.hide": 0.0,
+    "data.steps": 1,
+    "worldmodel.encoder.steps": 1,
+    "worldmodel.encoder.frozen": False,
+}
+
+
 def config_hash(config: RunConfig | PretrainConfig) -> str:
     """Return the SHA-256 of every setting that affects training, in hex."""
-    kept = [(key, value) for key, value in _flat(config_dict(config)) if not _excluded(key)]
+    kept = [
+        (key, value)
+        for key, value in _flat(config_dict(config))
+        if not _excluded(key) and not (key in LATER and value == LATER[key])
+    ]
     return hashlib.sha256(json.dumps(sorted(kept), separators=(",", ":")).encode()).hexdigest()
 
 

@@ -164,6 +164,7 @@ def test_categories_are_columns_too():
     [
         ({"positions": "cells"}, None, "rows or columns"),
         ({"width": 7}, None, "divisible by heads"),
+        ({"frozen": True}, None, "positions=rows"),
         ({"steps": 0}, None, "steps=0"),
         ({"steps": 2, "positions": "rows"}, None, "only columns"),
         ({}, {"words": {"shape": [2], "dtype": "uint8"}}, "2 categorical"),
@@ -222,3 +223,16 @@ def test_rows_in_time_are_one_table_whose_order_counts():
     torch.testing.assert_close(model.encode({**obs, "numbers": moved}, unseen), model.encode(obs, unseen))
     with pytest.raises(ModelError, match="steps=2"):
         model.encode({"numbers": rows[:, :1], "missing": missing[:, :1]})
+
+
+def test_a_frozen_encoder_learns_no_more_than_to_read_its_tokens():
+    encoder = CONFIG["encoder"] | {"positions": "rows", "latent": 16, "scaling": "running", "frozen": True}
+    parts = {"aggregator": {"name": "none"}, "predictor": {"name": "mlp", "hidden": [8]}}
+    model = build_model({"encoder": encoder, **parts}, shapes(), seed=0)
+    obs = {"numbers": 5 + torch.randn(4, 2, COLUMNS)}
+    before = model.encode(obs)
+    model.observe(obs)
+    assert torch.equal(model.encode(obs), before)
+    before.square().sum().backward()
+    learned = {name for name, weight in model.encoder.named_parameters() if weight.grad is not None}
+    assert learned == {"read.weight", "read.bias"}

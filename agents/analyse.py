@@ -39,7 +39,7 @@ class Analyse:
     )
     sgd: bool = option(True, "linear: train two layers by SGD as well (a minute)")
     runs: list[str] = option(
-        text="distractors, sensors: run directories or folders of them (default: all below runs)",
+        text="distractors, sensors: run directories, folders of them or last (default: all below runs)",
         factory=lambda: ["runs/*"],
     )
     drops: list[float] = option(

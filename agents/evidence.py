@@ -14,6 +14,7 @@ import numpy as np
 from agents.cli import UserError, suggest
 from agents.durable import disk_errors
 from agents.provenance import spell_commit
+from agents.rundir import find_run
 
 COLUMNS = ("experiment", "env", "method", "seed", "frames", "metric", "value", "wall_s", "commit", "command")
 ELAPSED = "speed/elapsed_s"
@@ -67,10 +68,11 @@ class RunRecord:
 
 
 def read_runs(patterns: Sequence[str]) -> list[RunRecord]:
-    """Read every run directory that the paths or patterns name, in a stable order."""
+    """Read every run directory that the paths, the patterns or "last" name, in a stable order."""
     found: dict[Path, RunRecord] = {}
     for pattern in patterns:
-        places = [Path(place) for place in sorted(glob.glob(pattern))]
+        named = [find_run(pattern).run] if pattern == "last" else map(Path, sorted(glob.glob(pattern)))
+        places = [place for place in named if place]
         for place in places:
             for record in (
                 place / "run.json",

@@ -1,5 +1,6 @@
 """Learning curves of runs, or of recorded evidence, with 95 % bootstrap bands over seeds.
 
+python -m agents.plot runs=last
 python -m agents.plot runs=runs/dmc_walker/*
 python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png baseline=tests/evidence/published.csv
 python -m agents.plot runs=runs/dmc_walker/* record=tests/evidence/walker.csv method=ours experiment=walker
@@ -37,7 +38,7 @@ PICTURES = (".png", ".pdf", ".svg")
 class Plot:
     """What to draw, and where the picture goes."""
 
-    runs: list[str] = option(text="run directories or patterns, separated by commas", factory=list)
+    runs: list[str] = option(text="run directories, patterns or last, separated by commas", factory=list)
     evidence: Path | None = option(None, "an evidence file (CSV) instead of runs")
     out: Path | None = option(None, "the picture (default: beside the run or the evidence)")
     metric: str = option("eval/return", "what to draw")

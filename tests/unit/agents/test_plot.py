@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_a_mistyped_metric_is_answered_with_the_close_one(tmp_path):
     make_run(tmp_path)
     with pytest.raises(UserError, match="did you mean eval/return"):
         curves_of(read_runs([str(tmp_path)]), "eval/retrun")
+
+
+def test_last_is_the_run_that_wrote_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no run under runs/"):
+        read_runs(["last"])
+    for seed in (0, 1):
+        (make_run(tmp_path / "runs", seed=seed) / "checkpoints").mkdir()
+    old = tmp_path / "runs" / "dmc_walker" / "s1-none"
+    for path in (old, *old.iterdir()):
+        os.utime(path, (1, 1))
+    assert [run.seed for run in read_runs(["last"])] == [0]
+    assert [run.seed for run in read_runs(["last", "runs/*"])] == [0, 1]
 
 
 def test_no_matching_run_is_told(tmp_path):

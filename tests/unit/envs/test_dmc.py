@@ -121,6 +121,12 @@ def test_a_state_task_loads_no_gl():
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
+def test_old_words_in_the_suites_models_are_not_told_to_the_user():
+    code = "import envs; envs.make('dmc', task='cheetah_run')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and "deprecated" not in done.stderr
+
+
 def test_the_package_alone_loads_no_simulator():
     """--help must not wait for torch or MuJoCo."""
     code = (

@@ -154,7 +154,7 @@ def fit_head(features: Tensor, table: Table, hidden: Sequence[int], *, seed: int
     mean, spread = features[table.train].mean(0), features[table.train].std(0).clamp_min(1e-6)
     x = (features - mean) / spread
     best: tuple[float, float] | None = None
-    for rate in (1e-3, 4e-3):
+    for rate in (1e-3, 1e-2):
         for decay in (0.0, 0.1):
             chosen, judged = _fit(x, table, hidden, rate, decay, seed)
             if best is None or chosen > best[0]:
@@ -164,9 +164,9 @@ def fit_head(features: Tensor, table: Table, hidden: Sequence[int], *, seed: int
 
 
 def _fit(
-    x: Tensor, table: Table, hidden: Sequence[int], rate: float, decay: float, seed: int, *, epochs: int = 60
+    x: Tensor, table: Table, hidden: Sequence[int], rate: float, decay: float, seed: int, *, epochs: int = 200
 ) -> tuple[float, float]:
-    """Fit one head, stopped where it is best: the score there (more is better), and where it is judged."""
+    """Fit one head, stopped where its loss is least: minus that loss, and the score where it is judged."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         sizes, layers = [x.shape[1], *hidden], []
@@ -179,29 +179,28 @@ def _fit(
             labels = (labels - labels[table.train].mean()) / scale
         optimiser = torch.optim.AdamW(head.parameters(), rate, weight_decay=decay)
         rows, best, patience = table.train.nonzero()[:, 0], (-math.inf, 0.0), 0
+        batch = max(16, min(256, len(rows) // 8))  # or a hundred rows would be a step per epoch
         for _ in range(epochs):
             head.train()
-            for some in rows[torch.randperm(len(rows))].split(256):
-                said = head(x[some])
-                loss = (
-                    F.cross_entropy(said, labels[some])
-                    if table.classes
-                    else F.mse_loss(said[:, 0], labels[some])
-                )
+            for some in rows[torch.randperm(len(rows))].split(batch):
+                loss = _loss(head(x[some]), labels[some], table.classes)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
             head.eval()
             with torch.no_grad():
-                chosen, judged = (
-                    _score(head(x[part]), labels[part], table.classes) for part in (table.choose, table.judge)
-                )
+                chosen = -float(_loss(head(x[table.choose]), labels[table.choose], table.classes))
+                judged = _score(head(x[table.judge]), labels[table.judge], table.classes)
             if chosen > best[0]:
                 best, patience = (chosen, judged), 0
-            elif (patience := patience + 1) >= 8:
+            elif (patience := patience + 1) >= 20:
                 break
     chosen, judged = best
     return chosen, judged if table.classes else -judged * scale
+
+
+def _loss(said: Tensor, labels: Tensor, classes: int) -> Tensor:
+    return F.cross_entropy(said, labels) if classes else F.mse_loss(said[:, 0], labels)
 
 
 def _score(said: Tensor, labels: Tensor, classes: int) -> float:

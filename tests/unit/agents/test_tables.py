@@ -88,6 +88,23 @@ def test_heads_find_what_is_there_and_nothing_in_noise(tmp_path):
     assert boost(features, table, seed=0) < 0.4 * spread
 
 
+@pytest.mark.parametrize("name", ["diabetes", "wine"])
+def test_a_linear_head_on_few_rows_is_no_straw_man(name):
+    """In batches of 256 a hundred rows are one step per epoch; heads of raw columns must get there too."""
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    table = read_table(name, seed=0)
+    x, y, known, judge = table.numbers.numpy(), table.labels.numpy(), table.train.numpy(), table.judge.numpy()
+    ours = fit_head(table.numbers, table, (), seed=0)
+    solver = LogisticRegression() if table.classes else Ridge()
+    said = solver.fit(x[known], y[known]).predict(x[judge])
+    if table.classes:
+        assert ours >= (said == y[judge]).mean() - 0.03
+    else:
+        assert ours <= 1.03 * ((said - y[judge]) ** 2).mean() ** 0.5
+
+
 @pytest.mark.parametrize(
     ("lines", "label", "said"),
     [

@@ -42,6 +42,24 @@ def mse() -> Term:
     return lambda g, model: (g.prediction.float() - g.answer.float()).square().mean(-1)
 
 
+def change() -> Term:
+    """Make the mean squared difference in units of how much the answers change from row to row: B Q.
+
+    Repeating the last answer costs 1 whatever the latents' scale, so small but steady changes (a velocity is
+    all there is of them) count as much beside the other terms as large ones, and shrinking pays nothing.
+    """
+
+    def term(g: Graded, model: WorldModel) -> Tensor:
+        answer = g.answer.float()
+        if answer.shape[1] < 2:
+            raise ModelError("the term change needs windows of several transitions; use the term mse")
+        both = g.weight[:, 1:] * g.weight[:, :-1]
+        size = masked_mean((answer[:, 1:] - answer[:, :-1]).square().mean(-1), both).clamp_min(1e-8)
+        return (g.prediction.float() - answer).square().mean(-1) / size
+
+    return term
+
+
 def smooth_l1(*, beta: float = 1.0) -> Term:
     """Make the mean Huber difference, quadratic below beta: B Q."""
     return lambda g, model: F.smooth_l1_loss(
@@ -169,6 +187,7 @@ TERMS: dict[str, Callable[..., Term]] = {
     "cosine": cosine,
     "mse": mse,
     "smooth_l1": smooth_l1,
+    "change": change,
     "infonce": infonce,
     "variance": variance,
     "covariance": covariance,
@@ -187,5 +206,5 @@ NEEDS_HEAD = {
 }
 OF_LATENTS = {"variance", "covariance", "sigreg", "autoencoding"}
 OF_ENCODERS = {"sparsity"}
-OF_ANSWERS = {"cosine", "mse", "smooth_l1", "infonce"}  # predictions against answers, of one size
+OF_ANSWERS = {"change", "cosine", "mse", "smooth_l1", "infonce"}  # predictions against answers, of one size
 OF_INPUTS = {"reconstruction", "autoencoding"}  # what is decoded against the input

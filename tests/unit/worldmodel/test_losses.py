@@ -9,6 +9,7 @@ from worldmodel.losses import (
     Graded,
     SIGReg,
     autoencoding,
+    change,
     cosine,
     covariance,
     infonce,
@@ -35,9 +36,25 @@ def test_cosine_is_0_parallel_1_orthogonal_2_opposite():
     torch.testing.assert_close(cosine()(graded(prediction, answer), None), torch.tensor([[0.0, 1.0, 2.0]]))
 
 
-@pytest.mark.parametrize("term", [cosine(), mse(), smooth_l1(), infonce()])
+@pytest.mark.parametrize("term", [change(), cosine(), mse(), smooth_l1(), infonce()])
 def test_terms_about_predictions_are_not_reduced(term):
     assert term(graded(torch.randn(4, 3, 8), torch.randn(4, 3, 8)), None).shape == (4, 3)
+
+
+def test_change_counts_in_units_of_what_changes_and_only_where_rows_exist():
+    answer = torch.randn(6, 4, 8)
+    g = graded(torch.cat([answer[:, :1], answer[:, :-1]], 1), answer)  # the last answer, said again
+    said = change()(g, None)
+    torch.testing.assert_close(said[:, 1:].mean(), torch.tensor(1.0))
+    tiny = graded(g.prediction * 1e-2, answer * 1e-2)
+    torch.testing.assert_close(change()(tiny, None), said)
+    weight = torch.ones(6, 4)
+    weight[2, 2:] = 0
+    wild = answer.index_put((torch.tensor(2), torch.tensor(3)), torch.full((8,), 1e3))
+    one, other = (change()(g._replace(answer=a, weight=weight), None) * weight for a in (answer, wild))
+    torch.testing.assert_close(one, other)
+    with pytest.raises(ModelError, match="several transitions"):
+        change()(graded(answer[:, :1], answer[:, :1]), None)
 
 
 def test_infonce_matches_a_loop_and_ignores_answers_that_do_not_exist():

@@ -144,6 +144,7 @@ def config_dict(config: RunConfig | PretrainConfig) -> dict[str, Any]:
 LATER = {
     "agent.hide": 0.0,
     "data.steps": 1,
+    "worldmodel.aggregator.motion": 0.0,
     "worldmodel.encoder.steps": 1,
     "worldmodel.encoder.frozen": False,
 }

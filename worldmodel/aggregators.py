@@ -18,6 +18,15 @@ class Cache(NamedTuple):
     valid: Tensor  # B C
 
 
+class MovingCache(NamedTuple):
+    """A cache of tokens that say how latents change, so with the last latent."""
+
+    keys: Tensor  # B layers C W
+    values: Tensor  # B layers C W
+    valid: Tensor  # B C
+    latest: Tensor  # B D
+
+
 class History(NamedTuple):
     """The last C latents and the actions that led to them, newest last."""
 
@@ -32,7 +41,7 @@ class Blank(NamedTuple):
     valid: Tensor  # B 0
 
 
-Memory = Cache | History | Blank
+Memory = Cache | MovingCache | History | Blank
 
 
 def episodes(valid: Tensor, is_first: Tensor | None, past: int) -> Tensor:
@@ -105,7 +114,11 @@ class CausalBlock(nn.Module):
 
 
 class Causal(nn.Module):
-    """Attend causally over tokens [latent; action that led to it], within an episode and C tokens."""
+    """Attend causally over tokens [latent; action that led to it], within an episode and C tokens.
+
+    With `motion`, a token also says how its latent differs from the one before, times about so much, and
+    whether that is known: what moves slowly differs too little for attention to tell it from two latents.
+    """
 
     causal = True
 
@@ -120,13 +133,17 @@ class Causal(nn.Module):
         heads: int = 4,
         context: int = 4,
         ff: int = 256,
+        motion: float = 0.0,
     ) -> None:
         super().__init__()
         if width % heads:
             raise ModelError(f"aggregator width={width} must be divisible by heads={heads}")
-        self.size, self.width, self.context = latent_size, width, context
+        if motion < 0:
+            raise ModelError(f"aggregator motion={motion} must not be negative; 0 is without")
+        self.size, self.width, self.context, self.motion = latent_size, width, context, motion
         self.first = nn.Parameter(0.02 * torch.randn(action_width))
-        self.token = nn.Linear(latent_size + action_width, width)
+        differences = latent_size + 1 if motion else 0
+        self.token = nn.Linear(latent_size + action_width + differences, width)
         self.layers = nn.ModuleList(CausalBlock(width, heads, context, ff) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, latent_size)
@@ -137,12 +154,15 @@ class Causal(nn.Module):
     @property
     def reach(self) -> int:
         """Say how many rows back, its own included, a belief can depend on."""
-        return len(self.layers) * (self.context - 1) + 1
+        return len(self.layers) * (self.context - 1) + 1 + bool(self.motion)
 
-    def start(self, batch: int, like: Tensor) -> Cache:
+    def start(self, batch: int, like: Tensor) -> Cache | MovingCache:
         """Make the empty memory of `batch` streams, on the device and in the precision of `like`."""
         empty = like.new_zeros(batch, len(self.layers), self.context, self.width)
-        return Cache(empty, empty.clone(), empty.new_zeros(batch, self.context, dtype=torch.bool))
+        nothing = empty.new_zeros(batch, self.context, dtype=torch.bool)
+        if self.motion:
+            return MovingCache(empty, empty.clone(), nothing, like.new_zeros(batch, self.size))
+        return Cache(empty, empty.clone(), nothing)
 
     def forward(
         self,
@@ -151,8 +171,8 @@ class Causal(nn.Module):
         embed: ActionEmbedding,
         is_first: Tensor | None = None,
         valid: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[Tensor, Cache | None]:
+        cache: Cache | MovingCache | None = None,
+    ) -> tuple[Tensor, Cache | MovingCache | None]:
         """Update beliefs: B T D, B T A, B T -> B T D; a row's belief holds nothing that comes after it."""
         past, time = (0 if cache is None else self.context), z.shape[1]
         e = embed(prev_action)
@@ -162,7 +182,8 @@ class Causal(nn.Module):
         present = present if cache is None else torch.cat([cache.valid, present], 1)
         episode = episodes(present, is_first, past)
         ages, allowed = self.neighbours(present, episode, past, time)
-        x, keys, values = self.token(torch.cat([z, e], -1)), [], []
+        said = [z, e, *self.moved(z, present, episode, cache)] if self.motion else [z, e]
+        x, keys, values = self.token(torch.cat(said, -1)), [], []
         for index, layer in enumerate(self.layers):
             before = None if cache is None else (cache.keys[:, index], cache.values[:, index])
             x, k, v = layer(x, before, ages.to(x.dtype), allowed)
@@ -172,7 +193,19 @@ class Causal(nn.Module):
         if cache is None:
             return belief, None
         present = present & (episode == episode[:, -1:])
-        return belief, Cache(torch.stack(keys, 1), torch.stack(values, 1), present[:, -self.context :])
+        kept = torch.stack(keys, 1), torch.stack(values, 1), present[:, -self.context :]
+        return belief, MovingCache(*kept, z[:, -1]) if self.motion else Cache(*kept)
+
+    def moved(
+        self, z: Tensor, present: Tensor, episode: Tensor, cache: Cache | MovingCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """How latents differ from the one before, magnified, and whether there is one: -> B T D, B T 1."""
+        latest = cache.latest if isinstance(cache, MovingCache) else torch.zeros_like(z[:, 0])
+        before = torch.cat([latest[:, None], z[:, :-1]], 1)
+        # A row is preceded by a row of its episode: in the memory, or in these rows.
+        both = F.pad(present[:, :-1] & present[:, 1:] & (episode[:, 1:] == episode[:, :-1]), (1, 0))
+        known = both[:, -z.shape[1] :, None]
+        return torch.where(known, self.motion * (z - before), 0.0), known.to(z.dtype)
 
     def neighbours(self, present: Tensor, episode: Tensor, past: int, time: int) -> tuple[Tensor, Tensor]:
         """Say how old keys are to queries, one-hot, and which are seen: B S, B S -> T S C and B T S."""

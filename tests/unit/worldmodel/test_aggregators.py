@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from worldmodel import ModelError
+
 CAUSAL = {"name": "causal", "width": 16, "layers": 1, "heads": 2, "context": 4, "ff": 16}
+MOVING = {**CAUSAL, "motion": 10.0}
 SET = {"name": "bidirectional", "layers": 2, "heads": 2, "context": 4, "ff": 32, "dropout": 0.0}
 
 
@@ -23,9 +26,10 @@ def sources(model, z, a, position, **rows):
     return tuple({int(t) for t in d[0].abs().sum(-1).nonzero()} for d in (dz, da))
 
 
+@pytest.mark.parametrize("aggregator", [CAUSAL, MOVING])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_changing_the_future_changes_nothing_before_it(make_objective, layers):
-    model = make_objective(aggregator={**CAUSAL, "layers": layers}).model.eval()
+def test_changing_the_future_changes_nothing_before_it(make_objective, layers, aggregator):
+    model = make_objective(aggregator={**aggregator, "layers": layers}).model.eval()
     z, a = inputs()
     before, _ = model.aggregate(z, a)
     for cut in range(1, 6):
@@ -68,8 +72,35 @@ def test_the_window_is_the_context(make_objective):
     assert model.aggregator.reach == 4
 
 
-def test_attention_never_crosses_an_episode_start(make_objective):
-    model = make_objective().model.eval()
+def test_with_motion_the_oldest_token_knows_one_row_more(make_objective):
+    model = make_objective(aggregator=MOVING).model.eval()
+    z, a = inputs(batch=1)
+    assert sources(model, z, a, 5) == ({1, 2, 3, 4, 5}, {2, 3, 4, 5})
+    assert model.aggregator.reach == 5
+
+
+def test_motion_tells_slow_changes_from_none(make_objective):
+    """What two latents differ by is magnified, and a first row is not taken for one that stands still."""
+    z, a = inputs(batch=1, time=2)
+    slow = torch.cat([z[:, :1], z[:, :1] + 1e-3], 1)
+    still = torch.cat([z[:, :1], z[:, :1]], 1)
+    gaps = []
+    for aggregator in (CAUSAL, {**CAUSAL, "motion": 100.0}):
+        model = make_objective(aggregator=aggregator).model.eval()
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.aggregator.out.weight)
+        beliefs = [model.aggregate(rows, a)[0][:, 1] - rows[:, 1] for rows in (slow, still)]
+        gaps.append((beliefs[0] - beliefs[1]).norm() / beliefs[1].norm())
+    assert gaps[1] > 10 * gaps[0]
+    alone, _ = model.aggregate(still[:, 1:], a[:, 1:])
+    assert not torch.allclose(alone[:, 0] - still[:, 1], beliefs[1], atol=1e-3)
+    with pytest.raises(ModelError, match="negative"):
+        make_objective(aggregator={**CAUSAL, "motion": -1.0})
+
+
+@pytest.mark.parametrize("aggregator", [CAUSAL, MOVING])
+def test_attention_never_crosses_an_episode_start(make_objective, aggregator):
+    model = make_objective(aggregator=aggregator).model.eval()
     z, a = inputs(batch=1)
     is_first = torch.zeros(1, 6, dtype=torch.bool)
     is_first[:, 3] = True
@@ -86,13 +117,14 @@ def test_the_set_summary_never_crosses_an_episode_start(make_objective):
     assert sources(model, z, a, 0, is_first=is_first) == ({3, 4, 5}, {4, 5})
 
 
-def test_padding_is_seen_by_no_other_row(make_objective):
-    model = make_objective().model.eval()
+@pytest.mark.parametrize("aggregator", [CAUSAL, MOVING])
+def test_padding_is_seen_by_no_other_row(make_objective, aggregator):
+    model = make_objective(aggregator=aggregator).model.eval()
     z, a = inputs(batch=1)
     valid = torch.ones(1, 6, dtype=torch.bool)
     valid[:, 3] = False
     latents, actions = sources(model, z, a, 5, valid=valid)
-    assert latents == {2, 4, 5}
+    assert latents == ({1, 2, 4, 5} if model.aggregator.motion else {2, 4, 5})
     assert 3 not in actions
     belief, _ = model.aggregate(z, a, valid=valid)
     assert belief.isfinite().all()
@@ -107,10 +139,11 @@ def test_order_matters_to_the_causal_form(make_objective):
     assert (one[:, 3] - other[:, 3]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("aggregator", [CAUSAL, MOVING])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("chunk", [1, 2])
-def test_a_cached_rollout_equals_the_full_forward(make_objective, layers, chunk):
-    model = make_objective(aggregator={**CAUSAL, "layers": layers}).model.eval()
+def test_a_cached_rollout_equals_the_full_forward(make_objective, layers, chunk, aggregator):
+    model = make_objective(aggregator={**aggregator, "layers": layers}).model.eval()
     z, a = inputs(batch=3, time=12)
     is_first = torch.zeros(3, 12, dtype=torch.bool)
     is_first[0, 0] = is_first[1, 5] = is_first[2, 7] = is_first[2, 8] = True
@@ -125,7 +158,7 @@ def test_a_cached_rollout_equals_the_full_forward(make_objective, layers, chunk)
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("aggregator", [CAUSAL, SET, {"name": "none"}])
+@pytest.mark.parametrize("aggregator", [CAUSAL, MOVING, SET, {"name": "none"}])
 def test_a_first_row_clears_the_memory_of_its_stream_only(make_objective, aggregator):
     model = make_objective(aggregator=aggregator).model.eval()
     z, a = inputs(batch=2, time=4)

@@ -149,7 +149,7 @@ def draw(
     x: str = "frames",
     statistic: str = "mean",
 ) -> None:
-    """Write one panel per environment, with one line and one band per method."""
+    """Write one panel per environment: a line and a band per method, thin where a seed goes on alone."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -202,6 +202,11 @@ def _draw_panel(
             "linewidth": 1.6,
             "linestyle": "--" if dashed else "-",
         }
+        for curve in same:  # seeds that went on alone, thin
+            axis = curve.wall_s / 3600 if x == "wall" else curve.frames
+            on = axis >= where[-1]
+            if on.sum() > 1:
+                axes.plot(axis[on], curve.values[on], color=colour, linewidth=0.9, alpha=0.7)
         if len(where) == 1:
             spread = [[centre[0] - low[0]], [high[0] - centre[0]]]
             look |= {"linestyle": "none", "marker": "o", "markersize": 5, "capsize": 3}

@@ -81,6 +81,17 @@ def test_last_is_the_run_that_wrote_last(tmp_path, monkeypatch):
     assert [run.seed for run in read_runs(["last", "runs/*"])] == [0, 1]
 
 
+def test_a_seed_that_went_further_is_drawn_to_its_end(tmp_path):
+    from matplotlib.figure import Figure
+
+    make_run(tmp_path)
+    make_run(tmp_path, seed=1, frames=(0, 100, 200, 300, 400), values=(0.0, 1.0, 2.0, 3.0, 4.0))
+    curves, axes = curves_of(read_runs([str(tmp_path)]), "eval/return", "ours"), Figure().subplots()
+    plot._draw_panel(axes, curves, {"ours": "ours"}, "frames", "mean", dashed=False)
+    ends = sorted(line.get_xdata()[-1] for line in axes.get_lines())
+    assert ends == [200, 400]
+
+
 def test_no_matching_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no run directory matches"):
         read_runs([str(tmp_path / "*")])

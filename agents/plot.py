@@ -117,13 +117,17 @@ def band(values: "np.ndarray", statistic: str, seed: int = 0) -> "tuple[np.ndarr
     return centre(values), low, high
 
 
+def _axis(curve: "Curve", x: str) -> "np.ndarray":
+    return curve.wall_s / 3600 if x == "wall" else curve.frames
+
+
 def align(curves: "Sequence[Curve]", x: str) -> "tuple[np.ndarray, np.ndarray]":
     """Bring the seeds of one method to the points that all of them reached: T and S T."""
     import numpy as np
 
     pairs = []
     for curve in curves:
-        axis = curve.wall_s / 3600 if x == "wall" else curve.frames
+        axis = _axis(curve, x)
         keep = np.isfinite(axis)
         where, index = np.unique(axis[keep], return_index=True)
         if len(where):
@@ -203,7 +207,7 @@ def _draw_panel(
             "linestyle": "--" if dashed else "-",
         }
         for curve in same:  # seeds that went on alone, thin
-            axis = curve.wall_s / 3600 if x == "wall" else curve.frames
+            axis = _axis(curve, x)
             on = axis >= where[-1]
             if on.sum() > 1:
                 axes.plot(axis[on], curve.values[on], color=colour, linewidth=0.9, alpha=0.7)

@@ -49,13 +49,15 @@ def change() -> Term:
     all there is of them) count as much beside the other terms as large ones, and shrinking pays nothing.
     """
 
+    error = mse()
+
     def term(g: Graded, model: WorldModel) -> Tensor:
         answer = g.answer.float()
         if answer.shape[1] < 2:
             raise ModelError("the term change needs windows of several transitions; use the term mse")
         both = g.weight[:, 1:] * g.weight[:, :-1]
         size = masked_mean((answer[:, 1:] - answer[:, :-1]).square().mean(-1), both).clamp_min(1e-8)
-        return (g.prediction.float() - answer).square().mean(-1) / size
+        return error(g, model) / size
 
     return term
 

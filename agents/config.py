@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from agents import durable
@@ -38,6 +39,7 @@ __all__ = [
     "config_dict",
     "config_hash",
     "env_name",
+    "essentials",
     "load_config",
     "load_pretraining",
     "read_config",
@@ -152,12 +154,17 @@ LATER = {
 
 def config_hash(config: RunConfig | PretrainConfig) -> str:
     """Return the SHA-256 of every setting that affects training, in hex."""
-    kept = [
-        (key, value)
-        for key, value in _flat(config_dict(config))
+    kept = sorted(_flat(essentials(config_dict(config))))
+    return hashlib.sha256(json.dumps(kept, separators=(",", ":")).encode()).hexdigest()
+
+
+def essentials(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a configuration that affect training, by their dotted names; lists are whole."""
+    return {
+        key: value
+        for key, value in _flat(tree, dict)
         if not _excluded(key) and not (key in LATER and value == LATER[key])
-    ]
-    return hashlib.sha256(json.dumps(sorted(kept), separators=(",", ":")).encode()).hexdigest()
+    }
 
 
 def to_yaml(config: RunConfig | PretrainConfig) -> str:
@@ -267,11 +274,11 @@ def _first(pattern: str, text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict | list) and node:
+def _flat(node: Any, into: type | UnionType = dict | list, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, into) and node:
         pairs = node.items() if isinstance(node, dict) else enumerate(node)
         for key, value in pairs:
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from _flat(value, into, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
 

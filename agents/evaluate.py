@@ -35,6 +35,7 @@ class Evaluate:
 
 def evaluate(options: Evaluate) -> int:
     """Play episodes with a trained agent and print their returns."""
+    from agents.config import env_name
     from agents.durable import disk_errors
     from agents.loading import load_run
     from agents.rollouts import evaluate_episodes, summary
@@ -50,8 +51,8 @@ def evaluate(options: Evaluate) -> int:
     mean, spread = metrics["eval/return"], metrics["eval/return_std"]
     low, high = metrics["eval/return_min"], metrics["eval/return_max"]
     print(
-        f"{loaded.spec.name} at {loaded.frames:,} frames: {mean:.2f} ± {spread:.2f} over {episodes} episodes"
-        f" (min {low:.2f}, max {high:.2f})"
+        f"{env_name(loaded.config.env)} at {loaded.frames:,} frames: {mean:.2f} ± {spread:.2f}"
+        f" over {episodes} episodes (min {low:.2f}, max {high:.2f})"
     )
     if options.out:
         result = {

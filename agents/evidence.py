@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.cli import UserError, suggest
+from agents.config import essentials
 from agents.durable import disk_errors
 from agents.provenance import spell_commit
 from agents.rundir import find_run
@@ -128,14 +129,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def label_runs(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Name each configuration by the settings in which it differs from the others: hash -> label."""
-    flat = {run.config_hash: dict(_flat(run.config)) for run in runs}
-    keys = sorted(
-        {key for settings in flat.values() for key in settings if not key.startswith(("run.", "logger."))}
-    )
-    ignored = {"seed", "env.name", "env.task", "env.id"}
-    different = [k for k in keys if k not in ignored and len({str(s.get(k)) for s in flat.values()}) > 1]
+    known = {run.config_hash: essentials(run.config) for run in runs}
+    keys = sorted({key for settings in known.values() for key in settings} - {"env.task", "env.id"})
+    different = [k for k in keys if len({str(s.get(k)) for s in known.values()}) > 1]
     labels = {}
-    for config_hash, settings in flat.items():
+    for config_hash, settings in known.items():
         parts = [f"{key.rpartition('.')[2]}={settings.get(key)}" for key in different[:3]]
         labels[config_hash] = ", ".join(parts) or "jepa-agents"
     if len(set(labels.values())) < len(labels) and len({run.env for run in runs}) == 1:
@@ -256,11 +254,3 @@ def _spell(command: Sequence[str]) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, tree

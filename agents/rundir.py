@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from agents import checkpoint, durable
 from agents.cli import UserError
+from agents.config import essentials
 from agents.provenance import describe_code, without_secrets
 
 SCHEMA = 1
@@ -210,7 +211,9 @@ def _check_explicit(path: Path, config_hash: str, config: dict[str, Any], seed: 
     record = read_record(path)
     if record.get("config_hash") == config_hash and record.get("seed") == seed:
         return
-    odd = _differences(record.get("config", {}), config) or [f"seed: {record.get('seed')} there, {seed} here"]
+    odd = _differences(record.get("config", {}), config)
+    if record.get("seed") != seed:
+        odd.append(f"seed: {record.get('seed')} there, {seed} here")
     more = f"\n    … and {len(odd) - 5} more" if len(odd) > 5 else ""
     raise UserError(
         f"run.dir={path} holds a run of another configuration:"
@@ -221,19 +224,9 @@ def _check_explicit(path: Path, config_hash: str, config: dict[str, Any], seed: 
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    old, new = _flat(there), _flat(here)
-    keys = [
-        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not key.startswith("run.")
-    ]
+    old, new = essentials(there), essentials(here)
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in keys]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {prefix.rstrip("."): tree}
-    return {
-        key: value for name, child in tree.items() for key, value in _flat(child, f"{prefix}{name}.").items()
-    }
 
 
 def _acquire(path: Path) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from agents import plot
 from agents.cli import UserError
-from agents.evidence import COLUMNS, curves_of, read_evidence, read_lines, read_runs
+from agents.evidence import COLUMNS, curves_of, label_runs, read_evidence, read_lines, read_runs
 from agents.plot import align, band, interquartile_mean
 
 
@@ -50,6 +50,16 @@ def test_a_half_written_last_line_is_left_out_and_damage_inside_is_told(tmp_path
     (path / "metrics.jsonl").write_text("{broken\n" + text)
     with pytest.raises(UserError, match=r"line 1 of .* is damaged"):
         list(read_lines(path / "metrics.jsonl"))
+
+
+def test_labels_show_whole_lists_and_leave_out_what_does_not_matter(tmp_path):
+    for planner, hide in (("none", []), ("mppi", ["velocity"])):
+        record = make_run(tmp_path, planner=planner) / "run.json"
+        about = json.loads(record.read_text())
+        about["config"] = {"trainer": {"frames": len(hide)}, "env": {"hide": hide, "task": planner}}
+        record.write_text(json.dumps(about))
+    labels = label_runs(read_runs([str(tmp_path)]))
+    assert sorted(labels.values()) == ["hide=['velocity']", "hide=[]"]
 
 
 def test_configurations_are_named_by_what_differs_and_seeds_share_a_line(tmp_path):

@@ -78,6 +78,14 @@ def test_at_most_five_differences_are_shown(tmp_path):
         start(tmp_path, dir=tmp_path / "x", config_hash="f" * 16, config={f"k{i}": 1 for i in range(9)})
 
 
+def test_only_differences_that_matter_are_shown(tmp_path):
+    old = {"agent": {"batch": 1}, "trainer": {"frames": 1}, "run": {"root": "a"}}
+    new = {"agent": {"batch": 2, "hide": 0.0}, "trainer": {"frames": 2}, "run": {"root": "b"}}
+    start(tmp_path, dir=tmp_path / "x", config=old).close()
+    with pytest.raises(UserError, match=r"configuration:\n    agent\.batch: 1 there, 2 here\n  fix"):
+        start(tmp_path, dir=tmp_path / "x", config_hash="f" * 16, config=new)
+
+
 def test_a_start_that_died_before_its_record_is_completed(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / ".lock").write_bytes(b"pid 1\n")

@@ -8,7 +8,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
 
-from agents.actor_critic import Carry
+from agents.acting import Carry
 from envs import Spec, from_config
 
 

@@ -1,0 +1,200 @@
+"""Acting with a world model, critics and a policy: exploring, wandering, and searching inside the model."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agents.compiling import Compiled
+from agents.networks import Ensemble, Policy
+from agents.planning import Categorical, Gaussian, choose, mppi
+from agents.returns import discount_for
+from worldmodel import State, WorldModel
+from worldmodel.heads import Bins
+
+# Chance per decision that a component of a random action is drawn anew: bodies hardly move under white noise.
+RENEWAL = 0.25
+SWITCH = 0.04  # chance per decision that wandering begins or ends
+VALUE_LIMIT = 8.5  # in symlog: values up to about 5,000 either way
+
+
+class Carry(NamedTuple):
+    """What acting remembers between decisions, for N environments."""
+
+    cache: Any  # of the aggregator
+    action: Tensor  # N A, the last one taken
+    plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
+    wandering: Tensor  # N, whether exploration acts at random for a while
+
+
+class Mind(NamedTuple):
+    """What an action is chosen with."""
+
+    model: WorldModel
+    critic: Ensemble
+    policy: Policy
+
+
+class Actor:
+    """Acts with what it is given, by a search of the model or by the policy alone; it learns nothing."""
+
+    def __init__(
+        self, mind: Mind, spec: Any, cfg: Any, *, seed: int, device: torch.device, say: Callable[[str], None]
+    ) -> None:
+        self.acting, self.cfg, self.device = mind, cfg, device
+        self.spec, self.discrete = spec, spec.action.kind == "discrete"
+        self.actions = spec.action.size
+        self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
+        self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self._search = Compiled(self.search, device, say, "the planner") if cfg.compile else self.search
+
+    def start(self, num: int) -> Carry:
+        """An empty memory for `num` environments."""
+        horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
+        zeros = torch.zeros(num, self.actions, device=self.device)
+        plan = zeros[:, None].expand(-1, horizon, -1).clone()
+        return Carry(self.acting.model.start(num), zeros, plan, zeros.new_zeros(num, dtype=torch.bool))
+
+    @torch.no_grad()
+    def act(
+        self, carry: Carry, obs: dict[str, Tensor], *, explore: bool, generator: torch.Generator | None = None
+    ) -> tuple[Carry, Tensor]:
+        """Choose actions for N environments; obs holds what they see now and `is_init` (N 1): -> N A."""
+        generator = generator or self.generator
+        first, belief, cache = self._believe(carry, obs)
+        if self.cfg.planner == "none":
+            plan = carry.plan
+            proposal = self.acting.policy.squash(self.acting.policy(belief))
+        else:
+            warm = torch.where(first[:, None, None], 0.0, carry.plan)
+            proposal, plan = self.plan(State(belief, cache), warm, generator, compiled=explore)
+        wandering = carry.wandering
+        if explore:
+            noise = torch.randn(proposal.shape, generator=generator, device=self.device)
+            action = self._explore(proposal, noise)
+            wandering = self._wander(first, wandering, generator)
+            action = torch.where(wandering[:, None], self._lasting(first, carry.action, generator), action)
+        else:
+            action = self._greedy(proposal)
+        return Carry(cache, action, plan, wandering), action
+
+    @torch.no_grad()
+    def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:
+        """Choose uniformly random actions that last, for the warm-up, and remember what was seen: -> N A."""
+        first, _, cache = self._believe(carry, obs)
+        action = self._lasting(first, carry.action, self.generator)
+        return carry._replace(cache=cache, action=action), action
+
+    def _lasting(self, first: Tensor, previous: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniformly random actions whose components are renewed now and then: N, N A -> N A."""
+        if self.discrete:
+            draw = torch.randint(self.actions, first.shape, generator=generator, device=self.device)
+            return F.one_hot(draw, self.actions).float()
+        draws = torch.rand((2, *previous.shape), generator=generator, device=self.device)
+        renew = first[:, None] | (draws[1] < RENEWAL)
+        return torch.where(renew, draws[0] * 2 - 1, previous)
+
+    def _wander(self, first: Tensor, wandering: Tensor, generator: torch.Generator) -> Tensor:
+        """Choose who acts at random for a while, the fewer the more often there is a reward: N, N -> N."""
+        draws = torch.rand((2, *first.shape), generator=generator, device=self.device)
+        chance = self.cfg.wander * (1 - self.acting.critic.rewarded) ** 4
+        return torch.where(first | (draws[0] < SWITCH), draws[1] < chance, wandering)
+
+    def _believe(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
+        """Add what N environments see now to their memories: -> episode begins N, belief N W, memory."""
+        first = obs["is_init"].reshape(-1)
+        previous = torch.where(first[:, None], 0.0, carry.action)
+        model = self.acting.model
+        z = model.encode({key: obs[key][:, None] for key in model.observation_keys})
+        belief, cache = model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
+        assert cache is not None  # it came in, so it goes out
+        return first, belief[:, 0], cache
+
+    def _greedy(self, proposal: Tensor) -> Tensor:
+        return F.one_hot(proposal.argmax(-1), self.actions).to(proposal.dtype) if self.discrete else proposal
+
+    def _explore(self, proposal: Tensor, noise: Tensor) -> Tensor:
+        if self.discrete:
+            return choose(proposal, noise)
+        return (proposal + self.cfg.explore_noise * noise).clamp(-1, 1)
+
+    @torch.no_grad()
+    def plan(
+        self, state: State, warm: Tensor, generator: torch.Generator, *, compiled: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A.
+
+        Only what repeats with one batch size is worth compiling: collecting, not evaluation.
+        """
+        plan, (n, horizon, actions) = self.cfg.plan, warm.shape
+        count = plan.guides + plan.iterations * plan.samples
+        noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
+        best, mean = (self._search if compiled else self.search)(state, warm, noise)
+        if not bool(best.isfinite().all()):
+            raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
+        return best[:, 0], torch.cat([mean[:, 1:], mean[:, -1:]], 1)
+
+    @torch.no_grad()
+    def search(self, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the best plan with standard normals (guides + iterations*samples, N H A): best, mean N H A."""
+        plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], self.acting
+        guides = noise[: plan.guides].transpose(0, 1)
+        draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
+        proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
+
+        def cost(candidates: Tensor) -> Tensor:
+            actions = candidates.flatten(0, 1)
+            seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
+            return -self._worth(seen).view(n, -1)
+
+        def opening(candidates: Tensor) -> tuple[Tensor, Tensor]:
+            """Put what the policy would do before the candidates, the first guide without noise."""
+
+            def act(belief: Tensor, step: int) -> Tensor:
+                choice = policy.squash(policy(belief.unflatten(0, (n, -1))[:, : plan.guides]))
+                noisy = self._explore(choice[:, 1:], guides[:, 1:, step])
+                chosen = torch.cat([self._greedy(choice[:, :1]), noisy, candidates[:, :, step]], 1)
+                return chosen.flatten(0, 1)
+
+            seen = model.imagine(state.repeat(plan.guides + plan.samples), act, plan.horizon)
+            return seen.actions.unflatten(0, (n, -1)), -self._worth(seen).view(n, -1)
+
+        return mppi(
+            cost,
+            proposal,
+            draws,
+            opening=opening if plan.guides else None,
+            elites=plan.elites,
+            temperature=plan.temperature,
+        )
+
+    def _worth(self, seen: Any) -> Tensor:
+        """Discounted imagined rewards plus the critics' lowest word on what follows: B H -> B."""
+        alive = seen.continuations.cumprod(1)
+        horizon = seen.rewards.shape[1]
+        discounts = self.discount ** torch.arange(horizon, device=self.device)
+        reached = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
+        tail = self.values(seen.beliefs[:, -1:], self.acting.policy)[:, 0]
+        return (discounts * reached * seen.rewards).sum(1) + self.discount**horizon * alive[:, -1] * tail
+
+    def judge(self, critic: Ensemble, belief: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
+        """Logits of every critic: ... W, ... A -> K ... bins."""
+        return critic(torch.cat([belief, action], -1), frozen=frozen)
+
+    def judge_all(self, critic: Ensemble, belief: Tensor) -> Tensor:
+        """Value of every discrete action to every critic: ... W -> K ... A."""
+        choices = torch.eye(self.actions, device=belief.device).expand(*belief.shape[:-1], -1, -1)
+        beliefs = belief[..., None, :].expand(*belief.shape[:-1], self.actions, belief.shape[-1])
+        return self.bins.mean(self.judge(critic, beliefs, choices))
+
+    def values(self, belief: Tensor, policy: Policy, noise: Tensor | None = None) -> Tensor:
+        """The lowest slow critic's value of following a policy: ... W -> ..."""
+        choice = policy.squash(policy(belief))
+        if self.discrete:
+            return (choice * self.judge_all(self.acting.critic, belief).amin(0)).sum(-1)
+        if noise is not None:
+            choice = (choice + noise).clamp(-1, 1)
+        return self.bins.mean(self.judge(self.acting.critic, belief, choice)).amin(0)

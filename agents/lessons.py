@@ -38,7 +38,8 @@ class Lessons(Protocol):
 def make_lessons(cfg: Any, tell: Tell) -> Lessons:
     """Make what the settings name; pictures that are not there yet are drawn."""
     if cfg.data.kind == "table":
-        from agents.tables import TableLessons, read_table
+        from agents.table_lessons import TableLessons
+        from agents.tables import read_table
 
         return TableLessons(read_table(cfg.data.table, cfg.data.label, seed=cfg.seed))
     if cfg.data.kind == "states":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agents.cli import UserError
 from agents.lessons import Tell, nothing_else
-from agents.tables import health
+from agents.table_lessons import health
 from envs.sensors import KEY as MISSING
 from worldmodel import Objective, WorldModel
 from worldmodel.views import draw_columns

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from agents.cli import UserError
-from agents.tables import TableLessons, boost, fit_head, read_table
+from agents.table_lessons import TableLessons, boost, fit_head
+from agents.tables import read_table
 
 
 def write(path, lines):

@@ -12,7 +12,7 @@ from agents.acting import Carry
 from envs import Spec, from_config
 
 
-class Actor(TensorDictModuleBase):
+class AgentPolicy(TensorDictModuleBase):
     """An agent as a policy of a batched environment: reads the newest observations, writes `action`."""
 
     def __init__(self, agent: Any, num: int) -> None:
@@ -123,7 +123,7 @@ class Alternating:
 
     def attach(self, agent: Any) -> None:
         """Act with this agent."""
-        self.actor = Actor(agent, self.num)
+        self.actor = AgentPolicy(agent, self.num)
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Go on inside the episodes of `state`; after asynchronous collection begin the ones that follow."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchrl.collectors import Collector, MultiCollector
 
 from agents.assembly import build_agent
-from agents.collect import Actor
+from agents.collect import AgentPolicy
 from agents.randomness import seed_everything
 from agents.rollouts import facts
 from envs import EnvError, Spec, from_config
@@ -107,7 +107,7 @@ class RemoteActor:
     def __init__(self, cfg: Any, spec: Spec, device: str, seed: int, board: Board) -> None:
         # TorchRL would take a public `spec` for one of its own.
         self._cfg, self._spec, self._device, self._seed, self.board = cfg, spec, device, seed, board
-        self._actor: Actor | None = None
+        self._actor: AgentPolicy | None = None
         self._weights: dict[str, Tensor] = {}
         self._seen = 0
 
@@ -118,12 +118,12 @@ class RemoteActor:
         self._seen = self.board.fetch(self._weights, self._seen)
         return actor(step)
 
-    def _build(self) -> Actor:
+    def _build(self) -> AgentPolicy:
         # It plans, it never updates; what it compiles is no news for the terminal of the run.
         agent = build_agent(self._cfg, self._spec, torch.device(self._device), say=lambda text: None)
         agent.generator.manual_seed(self._seed)
         self._weights = acting_weights(agent)
-        self._actor = Actor(agent, self._cfg.env.num)
+        self._actor = AgentPolicy(agent, self._cfg.env.num)
         return self._actor
 
 

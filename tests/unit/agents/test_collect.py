@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from agents.assembly import build_agent
-from agents.collect import Actor, Alternating, collector, make_source
+from agents.collect import AgentPolicy, Alternating, collector, make_source
 from agents.config import load_config
 from agents.remote import Board, acting_weights
 from envs import EnvError, simulator_from_config
@@ -77,7 +77,7 @@ def test_a_new_episode_forgets_the_one_before():
     def root(state, *, first):
         return TensorDict({"state": state, "is_init": torch.full((1, 1), first)}, [1])
 
-    old, new = Actor(agent, 1), Actor(agent, 1)
+    old, new = AgentPolicy(agent, 1), AgentPolicy(agent, 1)
     old.random = new.random = False
     for step in range(3):
         old(root(torch.randn(1, 4, generator=draw), first=step == 0))

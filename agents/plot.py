@@ -5,6 +5,7 @@ python -m agents.plot runs=runs/dmc_walker/*
 python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png baseline=tests/evidence/published.csv
 python -m agents.plot runs=runs/dmc_walker/* record=tests/evidence/walker.csv method=ours experiment=walker
 python -m agents.plot evidence=tests/evidence/walker.csv method=ours,theirs
+python -m agents.plot evidence=tests/evidence/walker.csv at=50000,100000 baseline=tests/evidence/published.csv
 """
 
 import sys
@@ -45,6 +46,7 @@ class Plot:
     x: str = option("frames", "horizontal axis", choices=("frames", "wall"))
     statistic: str = option("mean", "over seeds", choices=("mean", "iqm"))
     baseline: list[Path] = option(text="evidence files to draw beside it, dashed", factory=list)
+    at: list[int] = option(text="print a table (Markdown) of these frames instead of drawing", factory=list)
     record: Path | None = option(None, "append the runs to this evidence file instead of drawing")
     method: str = option("", "name in the legend or the record; of evidence: only these, with commas")
     experiment: str = option("", "name of the experiment in the evidence")
@@ -74,6 +76,11 @@ def plot(options: Plot) -> int:
         curves = curves_of(runs, options.metric, options.method)
     shown = {curve.env for curve in curves}
     others = [c for path in options.baseline for c in read_evidence(path, options.metric) if c.env in shown]
+    if options.at:
+        from agents.score_table import markdown
+
+        print("\n".join(markdown(curves, others, options.at)))
+        return 0
     out = options.out or _default_out(options, runs)
     if out.suffix not in PICTURES:
         fix = f"use one of {', '.join(PICTURES)}, as in out=curves.png"

@@ -205,3 +205,21 @@ def test_a_method_has_one_legend_entry_however_many_seeds_each_panel_has(tmp_pat
         make_run(tmp_path, env=env, seed=seed)
     (label,) = plot._labels(curves_of(read_runs([f"{tmp_path}/*/*"]), "eval/return")).values()
     assert label.endswith("(1 to 2 seeds)")
+
+
+def test_a_table_says_what_was_measured_at_a_frame_and_by_how_many(tmp_path, capsys):
+    for seed, last in ((0, 2.0), (1, 4.0)):
+        make_run(tmp_path, seed=seed, values=(0.0, 1.0, last))
+    make_run(tmp_path, seed=2, frames=(0, 100, 150), values=(0.0, 4.0, 9.0))
+    theirs = tmp_path / "theirs.csv"
+    lines = [f"e,dmc_walker,{name},-1,200,eval/return,{value},,," for name, value in (("A", 7), ("B", 5))]
+    theirs.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    assert plot.main([f"runs={tmp_path}/dmc_walker/*", "at=100,200", f"baseline={theirs}"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "| environment | 100 | 200 | best published at 200 |",
+        "| :-- | --: | --: | :-- |",
+        "| dmc_walker | 2 ± 2 (3) | 3 ± 1 (2) | 7 A |",
+    ]
+    assert not list(tmp_path.rglob("*.png"))
+    assert plot.main([f"runs={tmp_path}/dmc_walker/*", "at=7"]) == 2
+    assert "choose from 0, 100, 150, 200" in capsys.readouterr().err

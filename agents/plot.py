@@ -125,7 +125,7 @@ def band(values: "np.ndarray", statistic: str, seed: int = 0) -> "tuple[np.ndarr
 
 
 def _axis(curve: "Curve", x: str) -> "np.ndarray":
-    return curve.wall_s / 3600 if x == "wall" else curve.frames
+    return curve.wall_s / 60 if x == "wall" else curve.frames
 
 
 def align(curves: "Sequence[Curve]", x: str) -> "tuple[np.ndarray, np.ndarray]":
@@ -250,7 +250,7 @@ def _finish_panel(axes: Any, env: str, metric: str, x: str, *, first: bool) -> N
     from matplotlib.ticker import EngFormatter
 
     axes.set_title(env, loc="left", fontweight="bold")
-    axes.set_xlabel("training time (hours)" if x == "wall" else "frames (control steps)")
+    axes.set_xlabel("training time (minutes)" if x == "wall" else "frames (control steps)")
     if first:
         axes.set_ylabel(NAMES.get(metric, metric))
     if x == "frames":

@@ -12,6 +12,10 @@ def markdown(curves: Sequence[Curve], others: Sequence[Curve], frames: Sequence[
     """Write one line per environment and method; a seed counts where it was evaluated, nowhere else."""
     several = len({curve.method for curve in curves}) > 1
     told = [f"{at:,}" for at in frames]
+    if not any(_exactly(curve, at) for curve in curves for at in frames):
+        known = sorted({int(at) for curve in curves for at in curve.frames})
+        text = f"nothing was evaluated at {' or '.join(told)} frames"
+        raise UserError(text, f"choose from {', '.join(map(str, known[:20]))}")
     best = [f"best published at {frames[-1]:,}"] if others else []
     header = ["environment", *(["method"] if several else []), *told, *best]
     lines = [_line(header), _line(["--:" if name in told else ":--" for name in header])]
@@ -20,10 +24,6 @@ def markdown(curves: Sequence[Curve], others: Sequence[Curve], frames: Sequence[
         cells = [_cell([value for seed in seeds for value in _exactly(seed, at)]) for at in frames]
         rival = [_best([curve for curve in others if curve.env == env], frames[-1])] if others else []
         lines.append(_line([env, *([method] if several else []), *cells, *rival]))
-    if not any(len(_exactly(curve, at)) for curve in curves for at in frames):
-        known = sorted({int(at) for curve in curves for at in curve.frames})
-        text = f"nothing was evaluated at {' or '.join(told)} frames"
-        raise UserError(text, f"choose from {', '.join(map(str, known[:20]))}")
     return lines
 
 
@@ -41,8 +41,10 @@ def _cell(values: Sequence[float]) -> str:
 
 def _best(curves: Sequence[Curve], frames: int) -> str:
     found = [(value, curve.method) for curve in curves for value in _exactly(curve, frames)]
-    value, method = max(found, default=(0.0, ""))
-    return f"{value:.0f} {method}" if method else ""
+    if not found:
+        return ""
+    value, method = max(found)
+    return f"{value:.0f} {method}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from agents import plot
+from agents.bands import align, interquartile_mean, pooled, resampled
 from agents.cli import UserError
+from agents.drawing import draw_line, name_lines, separate
 from agents.evidence import COLUMNS, curves_of, label_runs, read_evidence, read_lines, read_runs
-from agents.plot import align, band, interquartile_mean
 
 
 def make_run(
@@ -97,7 +98,8 @@ def test_a_seed_that_went_further_is_drawn_to_its_end(tmp_path):
     make_run(tmp_path)
     make_run(tmp_path, seed=1, frames=(0, 100, 200, 300, 400), values=(0.0, 1.0, 2.0, 3.0, 4.0))
     curves, axes = curves_of(read_runs([str(tmp_path)]), "eval/return", "ours"), Figure().subplots()
-    plot._draw_panel(axes, curves, {"ours": "ours"}, "frames", "mean", dashed=False)
+    ((line,),) = separate(curves, [], "frames", "mean").values()
+    draw_line(axes, line, "ours", 0, "frames")
     ends = sorted(line.get_xdata()[-1] for line in axes.get_lines())
     assert ends == [200, 400]
 
@@ -120,19 +122,63 @@ def test_the_interquartile_mean_ignores_outliers():
     assert interquartile_mean(values) == 3.5
 
 
+def over_seeds(values):
+    return resampled([values], lambda seeds: seeds[0].mean(axis=0))
+
+
 def test_the_band_covers_the_true_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    inside = [
-        low <= 0 <= high for _, low, high in (band(rng.normal(size=(10, 1)), "mean") for _ in range(60))
-    ]
+    inside = [low <= 0 <= high for _, low, high in (over_seeds(rng.normal(size=(10, 1))) for _ in range(60))]
     assert 0.75 <= np.mean(inside) <= 1.0
 
 
 def test_the_band_of_one_seed_is_the_curve_and_repeats_itself():
     values = np.arange(6.0).reshape(1, 6)
-    assert all((part == values[0]).all() for part in band(values, "mean"))
+    assert all((part == values[0]).all() for part in over_seeds(values))
     two = np.random.default_rng(1).normal(size=(5, 7))
-    assert np.array_equal(band(two, "iqm"), band(two, "iqm"))
+    assert np.array_equal(over_seeds(two), over_seeds(two))
+
+
+def test_environments_count_alike_however_many_seeds_each_has(tmp_path):
+    ends = {"a": (0, 10), "b": (20,), "c": (30,), "d": (1000,)}
+    for env, values in ends.items():
+        for seed, value in enumerate(values):
+            make_run(tmp_path, env=env, seed=seed, frames=(0, 100), values=(0, value))
+    curves = curves_of(read_runs([str(tmp_path)]), "eval/return", "ours")
+    where, centre, low, high = pooled(curves, "frames", "iqm")
+    assert where.tolist() == [0, 100]
+    assert centre.tolist() == [0, 25]  # b and c; a is 5, d is an outlier
+    mean = pooled(curves, "frames", "mean")
+    assert mean.centre[-1] == (5 + 20 + 30 + 1000) / 4
+    assert mean.low[-1] == mean.centre[-1] - 5 / 4  # only the seeds of a vary
+    assert mean.high[-1] == mean.centre[-1] + 5 / 4
+    assert (low <= centre).all()
+    assert (centre <= high).all()
+
+
+def test_all_environments_in_one_panel_leave_out_who_has_not_been_on_all(tmp_path, capsys):
+    file, out = tmp_path / "rows.csv", f"out={tmp_path}/all.png"
+    for method, envs in (("ours", "ab"), ("theirs", "a")):
+        for env in envs:
+            make_run(tmp_path / method, env=env)
+        words = [f"runs={tmp_path}/{method}", f"record={file}", f"method={method}", "experiment=x"]
+        assert plot.main(words) == 0
+    capsys.readouterr()
+    assert plot.main([f"evidence={file}", "together=true", "statistic=iqm", out]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "interquartile mean of 2 environments  ours  2.0 at 200 frames, n=2",
+        "not drawn, since not on all of them: theirs",
+        f"{tmp_path}/all.png",
+    ]
+    assert plot.main([f"evidence={file}", "together=true", "at=200"]) == 2
+    assert "belong to a picture" in capsys.readouterr().err
+
+
+def test_environments_that_share_no_frames_are_not_put_together(tmp_path, capsys):
+    make_run(tmp_path, env="a")
+    make_run(tmp_path, env="b", frames=(300, 400, 500))
+    assert plot.main([f"runs={tmp_path}", "method=ours", "together=true", f"out={tmp_path}/x.png"]) == 2
+    assert "fix: draw them one by one" in capsys.readouterr().err
 
 
 def test_a_picture_is_written_beside_a_single_run(tmp_path, capsys):
@@ -203,7 +249,8 @@ def test_an_evidence_file_with_other_columns_is_refused(tmp_path):
 def test_a_method_has_one_legend_entry_however_many_seeds_each_panel_has(tmp_path):
     for env, seed in (("one", 0), ("two", 0), ("two", 1)):
         make_run(tmp_path, env=env, seed=seed)
-    (label,) = plot._labels(curves_of(read_runs([f"{tmp_path}/*/*"]), "eval/return")).values()
+    panels = separate(curves_of(read_runs([f"{tmp_path}/*/*"]), "eval/return"), [], "frames", "mean")
+    (label,) = name_lines([line for lines in panels.values() for line in lines]).values()
     assert label.endswith("(1 to 2 seeds)")
 
 

@@ -213,6 +213,7 @@ def learning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator
     batch = replay.sample().to(device)
     configured, agent._learn = agent._learn, agent.learn  # launched piece by piece
     eager, agent._losses = agent._losses, agent.losses  # a compiled graph hides its products
+    agent.update(batch)  # the first one also measures number formats, with products of its own
     with Products() as products:
         agent.update(batch)
     agent._losses = eager
@@ -233,7 +234,7 @@ def updating(
     for _ in range(REHEARSALS + 1):
         agent.update(batch)
     update, floor = interleaved_ms(lambda: agent.update(batch), products.replay, rounds=30, device=device)
-    yield name, update, "ms", f"compile={str(cfg.agent.compile).lower()}"
+    yield name, update, "ms", f"compile={str(cfg.agent.compile).lower()}, {agent.precision}"
     yield f"{name}/floor", floor, "ms", f"its {len(products.calls)} matrix products alone"
     yield f"{name}_over_floor", update / floor, "x", "lower is better; 1 is the floor"
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from agents.benchmarks import learning
 from agents.precision import choose_precision, measured_ms
 from tests.contract.test_agent import batch_of, build, observation
 
@@ -37,6 +38,17 @@ def test_nothing_is_measured_before_something_is_learned(monkeypatch):
         agent.update(batch_of(cfg, env))
     assert len(measured) == 1
     assert agent.precision == "float32"
+
+
+def test_the_floor_of_an_update_is_its_own_products_not_those_that_chose_the_format(monkeypatch):
+    monkeypatch.setattr("agents.precision.WORTH", 1e9)  # measured, and float32 then
+    floors = []
+    for precision in ("auto", "float32"):
+        cfg, env, agent = build("continuous", "agent.hidden=256", f"agent.precision={precision}")
+        rows = {name: about for name, _, _, about in learning(cfg, env.facts, agent, CPU)}
+        assert "float32" in rows["update"]
+        floors.append(rows["update/floor"])
+    assert floors[0] == floors[1]
 
 
 def test_measuring_leaves_the_random_numbers_alone():

@@ -63,7 +63,7 @@ class ActorCritic(Actor):
             fused=True,
             capturable=device.type == "cuda",  # or it refuses to be captured
         )
-        self.precision = cfg.precision  # auto until the first update
+        self.precision, self.say = cfg.precision, say  # auto until the first update
         self._learn = capture(self.learn, device, say, "the update", wanted=cfg.capture)
         learners = (self.objective, self.critic, self.policy)
         self._losses = (
@@ -136,6 +136,8 @@ class ActorCritic(Actor):
         """Take one optimiser step on a batch B T; set batch["priority"], B T; return 0-d metrics."""
         if self.precision == "auto":
             self.precision = choose_precision(batch.numel(), self.cfg.hidden, self.device)
+            if self.precision == "bfloat16":
+                self.say("the update multiplies in bfloat16: measured to be faster here")
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         read = {key: batch.get(key) for key in (*self.model.observation_keys, *READ)}

@@ -11,12 +11,18 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("plain", "short", "chosen"), [(2.0, 1.0, "bfloat16"), (1.4, 1.0, "float32"), (1.0, 12.0, "float32")]
+    ("plain", "short", "chosen"), [(2.0, 1.0, "bfloat16"), (1.2, 1.0, "float32"), (1.0, 12.0, "float32")]
 )
 def test_auto_takes_what_is_clearly_faster_here(monkeypatch, plain, short, chosen):
     monkeypatch.setattr("agents.precision.measured_ms", lambda *_: (plain, short))
     assert choose_precision(256, 256, CPU) == chosen
     assert choose_precision(256, 64, CPU) == "float32"  # too small to be measured well
+    said = []
+    cfg, env, agent = build("continuous", "agent.hidden=256")
+    agent.say = said.append
+    agent.update(batch_of(cfg, env))
+    assert agent.precision == chosen
+    assert len(said) == (chosen == "bfloat16")
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])

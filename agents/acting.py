@@ -1,6 +1,7 @@
 """Acting with a world model, critics and a policy: exploring, wandering, and searching inside the model."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -38,18 +39,29 @@ class Mind(NamedTuple):
 
 
 class Actor:
-    """Acts with what it is given, by a search of the model or by the policy alone; it learns nothing."""
+    """Acts by a search of the model or by the policy alone: with one mind to explore, another to do well."""
 
     def __init__(
-        self, mind: Mind, spec: Any, cfg: Any, *, seed: int, device: torch.device, say: Callable[[str], None]
+        self,
+        acting: Mind,
+        exploring: Mind,
+        spec: Any,
+        cfg: Any,
+        *,
+        seed: int,
+        device: torch.device,
+        say: Callable[[str], None],
     ) -> None:
-        self.acting, self.cfg, self.device = mind, cfg, device
+        self.acting, self.exploring, self.cfg, self.device = acting, exploring, cfg, device
         self.spec, self.discrete = spec, spec.action.kind == "discrete"
         self.actions = spec.action.size
         self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
         self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
         self.generator = torch.Generator(device).manual_seed(seed)
-        self._search = Compiled(self.search, device, say, "the planner") if cfg.compile else self.search
+        # Only what repeats with one batch size is worth compiling: collecting, not evaluation.
+        self._explore_by_search = partial(self.search, exploring)
+        if cfg.compile:
+            self._explore_by_search = Compiled(self._explore_by_search, device, say, "the planner")
 
     def start(self, num: int) -> Carry:
         """An empty memory for `num` environments."""
@@ -64,13 +76,14 @@ class Actor:
     ) -> tuple[Carry, Tensor]:
         """Choose actions for N environments; obs holds what they see now and `is_init` (N 1): -> N A."""
         generator = generator or self.generator
-        first, belief, cache = self._believe(carry, obs)
+        mind = self.exploring if explore else self.acting
+        first, belief, cache = self._believe(mind.model, carry, obs)
         if self.cfg.planner == "none":
             plan = carry.plan
-            proposal = self.acting.policy.squash(self.acting.policy(belief))
+            proposal = mind.policy.squash(mind.policy(belief))
         else:
             warm = torch.where(first[:, None, None], 0.0, carry.plan)
-            proposal, plan = self.plan(State(belief, cache), warm, generator, compiled=explore)
+            proposal, plan = self.plan(State(belief, cache), warm, generator, explore=explore)
         wandering = carry.wandering
         if explore:
             noise = torch.randn(proposal.shape, generator=generator, device=self.device)
@@ -84,7 +97,7 @@ class Actor:
     @torch.no_grad()
     def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:
         """Choose uniformly random actions that last, for the warm-up, and remember what was seen: -> N A."""
-        first, _, cache = self._believe(carry, obs)
+        first, _, cache = self._believe(self.exploring.model, carry, obs)
         action = self._lasting(first, carry.action, self.generator)
         return carry._replace(cache=cache, action=action), action
 
@@ -100,14 +113,13 @@ class Actor:
     def _wander(self, first: Tensor, wandering: Tensor, generator: torch.Generator) -> Tensor:
         """Choose who acts at random for a while, the fewer the more often there is a reward: N, N -> N."""
         draws = torch.rand((2, *first.shape), generator=generator, device=self.device)
-        chance = self.cfg.wander * (1 - self.acting.critic.rewarded) ** 4
+        chance = self.cfg.wander * (1 - self.exploring.critic.rewarded) ** 4
         return torch.where(first | (draws[0] < SWITCH), draws[1] < chance, wandering)
 
-    def _believe(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
+    def _believe(self, model: WorldModel, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
         """Add what N environments see now to their memories: -> episode begins N, belief N W, memory."""
         first = obs["is_init"].reshape(-1)
         previous = torch.where(first[:, None], 0.0, carry.action)
-        model = self.acting.model
         z = model.encode({key: obs[key][:, None] for key in model.observation_keys})
         belief, cache = model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
         assert cache is not None  # it came in, so it goes out
@@ -123,24 +135,22 @@ class Actor:
 
     @torch.no_grad()
     def plan(
-        self, state: State, warm: Tensor, generator: torch.Generator, *, compiled: bool = False
+        self, state: State, warm: Tensor, generator: torch.Generator, *, explore: bool
     ) -> tuple[Tensor, Tensor]:
-        """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A.
-
-        Only what repeats with one batch size is worth compiling: collecting, not evaluation.
-        """
+        """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A."""
         plan, (n, horizon, actions) = self.cfg.plan, warm.shape
         count = plan.guides + plan.iterations * plan.samples
         noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
-        best, mean = (self._search if compiled else self.search)(state, warm, noise)
+        search = self._explore_by_search if explore else partial(self.search, self.acting)
+        best, mean = search(state, warm, noise)
         if not bool(best.isfinite().all()):
             raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
         return best[:, 0], torch.cat([mean[:, 1:], mean[:, -1:]], 1)
 
     @torch.no_grad()
-    def search(self, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def search(self, mind: Mind, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Find the best plan with standard normals (guides + iterations*samples, N H A): best, mean N H A."""
-        plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], self.acting
+        plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], mind
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
@@ -148,7 +158,7 @@ class Actor:
         def cost(candidates: Tensor) -> Tensor:
             actions = candidates.flatten(0, 1)
             seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
-            return -self._worth(seen).view(n, -1)
+            return -self._worth(mind, seen).view(n, -1)
 
         def opening(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Put what the policy would do before the candidates, the first guide without noise."""
@@ -160,7 +170,7 @@ class Actor:
                 return chosen.flatten(0, 1)
 
             seen = model.imagine(state.repeat(plan.guides + plan.samples), act, plan.horizon)
-            return seen.actions.unflatten(0, (n, -1)), -self._worth(seen).view(n, -1)
+            return seen.actions.unflatten(0, (n, -1)), -self._worth(mind, seen).view(n, -1)
 
         return mppi(
             cost,
@@ -171,13 +181,13 @@ class Actor:
             temperature=plan.temperature,
         )
 
-    def _worth(self, seen: Any) -> Tensor:
+    def _worth(self, mind: Mind, seen: Any) -> Tensor:
         """Discounted imagined rewards plus the critics' lowest word on what follows: B H -> B."""
         alive = seen.continuations.cumprod(1)
         horizon = seen.rewards.shape[1]
         discounts = self.discount ** torch.arange(horizon, device=self.device)
         reached = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
-        tail = self.values(seen.beliefs[:, -1:], self.acting.policy)[:, 0]
+        tail = self.values(mind, seen.beliefs[:, -1:])[:, 0]
         return (discounts * reached * seen.rewards).sum(1) + self.discount**horizon * alive[:, -1] * tail
 
     def judge(self, critic: Ensemble, belief: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
@@ -190,11 +200,11 @@ class Actor:
         beliefs = belief[..., None, :].expand(*belief.shape[:-1], self.actions, belief.shape[-1])
         return self.bins.mean(self.judge(critic, beliefs, choices))
 
-    def values(self, belief: Tensor, policy: Policy, noise: Tensor | None = None) -> Tensor:
-        """The lowest slow critic's value of following a policy: ... W -> ..."""
-        choice = policy.squash(policy(belief))
+    def values(self, mind: Mind, belief: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The lowest critic's value of following the policy: ... W -> ..."""
+        choice = mind.policy.squash(mind.policy(belief))
         if self.discrete:
-            return (choice * self.judge_all(self.acting.critic, belief).amin(0)).sum(-1)
+            return (choice * self.judge_all(mind.critic, belief).amin(0)).sum(-1)
         if noise is not None:
             choice = (choice + noise).clamp(-1, 1)
-        return self.bins.mean(self.judge(self.acting.critic, belief, choice)).amin(0)
+        return self.bins.mean(self.judge(mind.critic, belief, choice)).amin(0)

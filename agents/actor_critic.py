@@ -26,7 +26,8 @@ READ = ("prev_action", "reward", "terminated", "is_first", "valid")  # by an upd
 class ActorCritic(Actor):
     """A world model, critics and a policy trained by one step on a batch of replayed windows.
 
-    It acts with slow averages of what learns: they are steadier, and what values bootstrap from.
+    It acts with slow averages of what learns: they are steadier, and what values bootstrap from. It explores
+    with what learns itself, whose every update acts a little differently.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class ActorCritic(Actor):
         width, actions, discrete = self.model.belief_size, spec.action.size, spec.action.kind == "discrete"
         self.critic = Ensemble(cfg.critics, width + actions, cfg.hidden, 2, cfg.bins).to(device)
         self.policy = Policy(width, cfg.hidden, 2, actions, discrete=discrete).to(device)
-        acting = copy.deepcopy(Mind(self.model, self.critic, self.policy))
+        learning = Mind(self.model, self.critic, self.policy)
+        acting = copy.deepcopy(learning)
         for slow in acting:
             slow.requires_grad_(False)
-        super().__init__(acting, spec, cfg, seed=seed, device=device, say=say)
+        super().__init__(acting, learning, spec, cfg, seed=seed, device=device, say=say)
         self.groups = [
             list(self.objective.trainable()),
             list(self.critic.parameters()),
@@ -87,7 +89,7 @@ class ActorCritic(Actor):
         with torch.no_grad():
             rows = bootstrap_rows(batch["valid"], self.cfg.nstep)
             future = belief.gather(1, rows[..., None].expand(-1, -1, belief.shape[-1]))
-            value = self.values(future, self.policy, noise)
+            value = self.values(self.acting._replace(policy=self.policy), future, noise)
             target = n_step(
                 batch["reward"], batch["terminated"], batch["valid"], value, self.discount, self.cfg.nstep
             )
@@ -187,7 +189,7 @@ class ActorCritic(Actor):
     def track(self) -> None:
         """Move the targets and the averages, after the optimiser step."""
         self.objective.target.update()
-        for slow, fast in zip(self.acting, (self.model, self.critic, self.policy), strict=True):
+        for slow, fast in zip(self.acting, self.exploring, strict=True):
             mine, theirs = list(slow.parameters()), list(fast.parameters())
             torch._foreach_lerp_(mine, theirs, self.cfg.tau)  # type: ignore[attr-defined]
             for old, new in zip(slow.buffers(), fast.buffers(), strict=True):

@@ -246,7 +246,7 @@ def planning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator
     belief = torch.zeros(1, agent.model.belief_size, device=device)
     warm = torch.zeros(1, cfg.agent.plan.horizon, spec.action.size, device=device)
     state, generator = State(belief, agent.model.start(1)), torch.Generator(device).manual_seed(0)
-    ms = median_ms(lambda: agent.plan(state, warm, generator, compiled=True), repeats=50, device=device)
+    ms = median_ms(lambda: agent.plan(state, warm, generator, explore=True), repeats=50, device=device)
     p = cfg.agent.plan
     yield "plan", ms, "ms", f"{p.samples} candidates, {p.iterations} iterations, horizon {p.horizon}"
 

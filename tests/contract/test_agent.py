@@ -1,5 +1,7 @@
 """What every part around the agent relies on, for both kinds of actions, with and without a planner."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -179,6 +181,22 @@ def test_what_acts_is_a_slow_average_of_what_learns():
         assert torch.equal(mine, theirs)  # running statistics are facts, not weights
 
 
+@pytest.mark.parametrize("case", ["continuous", "continuous, planned"])
+def test_it_explores_with_what_learns_and_does_well_with_its_average(case):
+    _, env, agent = build(case, "agent.explore_noise=0", "agent.wander=0")
+    obs = observation(env)
+    with torch.no_grad():
+        agent.policy.head.bias.fill_(9.0)
+    explored = agent.act(agent.start(3), obs, explore=True)[1]
+    done_well = agent.act(agent.start(3), obs, explore=False)[1]
+    assert (explored - done_well).abs().max() > 0.1
+    agent.acting.policy.load_state_dict(agent.policy.state_dict())
+    agent.generator.manual_seed(1)
+    explored = agent.act(agent.start(3), obs, explore=True)[1]
+    agent.generator.manual_seed(1)
+    torch.testing.assert_close(agent.act(agent.start(3), obs, explore=False)[1], explored)
+
+
 def test_padding_of_a_window_changes_nothing_that_is_learned():
     cfg, env, agent = build("continuous")
     batch = batch_of(cfg, env)
@@ -228,19 +246,20 @@ def test_the_planner_prefers_the_action_the_reward_head_pays_for():
 def test_the_search_is_one_graph(case):
     _, env, agent = build(case, "agent.plan.horizon=2", "agent.plan.iterations=1")
     carry, obs = agent.start(3), observation(env)
-    _, belief, cache = agent._believe(carry, obs)
+    _, belief, cache = agent._believe(agent.model, carry, obs)
     plan = agent.cfg.plan
     noise = torch.randn(plan.guides + plan.iterations * plan.samples, *carry.plan.shape)
     state = State(belief, cache)
     # aot_eager traces like the real compiler, without a minute of code generation.
-    compiled = torch.compile(agent.search, fullgraph=True, dynamic=False, backend="aot_eager")
-    torch.testing.assert_close(compiled(state, carry.plan, noise), agent.search(state, carry.plan, noise))
+    search = partial(agent.search, agent.exploring)
+    compiled = torch.compile(search, fullgraph=True, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(compiled(state, carry.plan, noise), search(state, carry.plan, noise))
 
 
 def test_a_model_that_imagines_nan_stops_the_agent():
     _, env, agent = build("continuous, planned")
     with torch.no_grad():
-        agent.acting.model.reward.linear.bias.fill_(torch.nan)
+        agent.model.reward.linear.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="diverged"):
         agent.act(agent.start(3), observation(env), explore=True)
 
@@ -274,10 +293,10 @@ def test_exploration_wanders_until_rewards_are_common(case):
     start = observation(env) | {"is_init": torch.ones(3, 1, dtype=torch.bool)}
     seen = {key: value[:1].expand(2000, *value.shape[1:]) for key, value in start.items()}
     for rewarded, share in ((0.0, 0.5), (0.2, 0.2), (0.9, 0.0)):
-        agent.acting.critic.rewarded.fill_(rewarded)
+        agent.critic.rewarded.fill_(rewarded)
         carry, _ = agent.act(agent.start(2000), seen, explore=True)
         assert abs(carry.wandering.float().mean() - share) < 0.05
-    agent.acting.critic.rewarded.zero_()
+    agent.critic.rewarded.zero_()
     carry, _ = agent.act(agent.start(2000), seen, explore=True)
     seen["is_init"] = torch.zeros(2000, 1, dtype=torch.bool)
     later, _ = agent.act(carry, seen, explore=True)

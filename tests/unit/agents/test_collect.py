@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from agents.assembly import build_agent
 from agents.collect import AgentPolicy, Alternating, collector, make_source
 from agents.config import load_config
-from agents.remote import Board, acting_weights
+from agents.remote import Board, exploring_weights
 from envs import EnvError, simulator_from_config
 
 DEBUG = ("trainer=debug", "agent.compile=false", "env.time_limit=20")
@@ -71,7 +71,7 @@ def test_a_new_episode_forgets_the_one_before():
     _, agent, _ = attached("agent=policy", "agent.explore_noise=0", "agent.wander=0")
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():  # an untrained agent ignores its memory
-        for weight in (*agent.acting.model.parameters(), *agent.acting.policy.parameters()):
+        for weight in (*agent.model.parameters(), *agent.policy.parameters()):
             weight.add_(torch.randn(weight.shape, generator=draw) * 0.2)
 
     def root(state, *, first):
@@ -114,10 +114,13 @@ def test_the_board_hands_over_weights_of_every_type_once():
     assert not ours["a"].any()  # the version did not change, so nothing was copied
 
 
-def test_planning_needs_the_critics_weights_too():
-    for planner, expected in (("none", {"model", "policy"}), ("mppi", {"model", "policy", "critic"})):
-        agent = attached(f"agent.planner={planner}")[1]
-        assert {name.partition(".")[0] for name in acting_weights(agent)} == expected
+@pytest.mark.parametrize("planner", ["none", "mppi"])
+def test_the_collecting_process_reads_what_learns_and_how_often_there_is_reward(planner):
+    agent = attached(f"agent.planner={planner}")[1]
+    sent = exploring_weights(agent)
+    assert {name.partition(".")[0] for name in sent} == {"model", "critic", "policy"}
+    assert sent["critic.rewarded"].data_ptr() == agent.critic.rewarded.data_ptr()  # wandering ends by it
+    assert all(p.data_ptr() == sent[f"policy.{n}"].data_ptr() for n, p in agent.policy.named_parameters())
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +156,7 @@ def test_new_weights_act_within_two_batches(beside):
     source, agent, _ = beside
     for choice in (1, 0, 2):
         with torch.no_grad():
-            agent.acting.policy.head.bias.zero_()[choice] = 100
+            agent.policy.head.bias.zero_()[choice] = 100
         source.next(random=False)
         source.next(random=False)
         assert (source.next(random=False)["action"].argmax(-1) == choice).all()

@@ -36,6 +36,7 @@ class Line(NamedTuple):
     """One method in one panel."""
 
     method: str
+    rank: int  # of the method among all of a picture: its colour, and its place in the legend
     band: Band
     dashed: bool
     curves: Sequence[Curve]
@@ -47,26 +48,32 @@ Panels = dict[str, list[Line]]  # by title
 def separate(curves: Sequence[Curve], baselines: Sequence[Curve], x: str, statistic: str) -> Panels:
     """Make one panel for each environment of the curves."""
     panels: Panels = {}
+    ranks = rank(curves, baselines)
     for env in sorted({curve.env for curve in curves}):
         panels[env] = []
         for kind, dashed in ((curves, False), (baselines, True)):
             for method, same in by_method([curve for curve in kind if curve.env == env]).items():
-                panels[env].append(Line(method, band(same, x, statistic), dashed, same))
+                panels[env].append(Line(method, ranks[method], band(same, x, statistic), dashed, same))
     return panels
 
 
 def together(curves: Sequence[Curve], baselines: Sequence[Curve], x: str, statistic: str) -> Panels:
     """Make one panel for all environments; a method that has not been on all of them is left out."""
     wanted = {curve.env for curve in curves}
-    lines = []
+    lines, ranks = [], rank(curves, baselines)
     for kind, dashed in ((curves, False), (baselines, True)):
         for method, same in by_method(kind).items():
             if {curve.env for curve in same} == wanted:
-                lines.append(Line(method, pooled(same, x, statistic), dashed, same))
+                lines.append(Line(method, ranks[method], pooled(same, x, statistic), dashed, same))
     if not lines:
         raise UserError("no method has been on every environment", "name one: method=NAME")
     name = "interquartile mean" if statistic == "iqm" else "mean"
     return {f"{name} of {len(wanted)} environments": lines}
+
+
+def rank(curves: Sequence[Curve], baselines: Sequence[Curve]) -> dict[str, int]:
+    """Number the methods, ours first."""
+    return {method: number for number, method in enumerate(by_method([*curves, *baselines]))}
 
 
 def by_method(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -93,22 +100,23 @@ def draw(panels: Panels, out: Path, *, metric: str, x: str = "frames") -> None:
             axes.set_visible(False)
         for index, (axes, (title, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
             for line in lines:
-                draw_line(axes, line, labels[line.method], list(labels).index(line.method), x)
+                draw_line(axes, line, labels[line.method], x)
             _finish_panel(axes, title, metric, x, first=index % columns == 0)
         handles: dict[str, Any] = {}
         for axes in grid:
-            for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
-                handles.setdefault(text, handle)
+            handles |= {t: h for h, t in zip(*axes.get_legend_handles_labels(), strict=True)}
         # Below the panels: with what others published there are more lines than room beside the curves.
         look = {"ncols": across, "frameon": False, "fontsize": 8.5, "handlelength": 1.8}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", **look)
+        figure.legend(
+            [handles[text] for text in labels.values()], labels.values(), loc="outside lower center", **look
+        )
         figure.savefig(out, format=out.suffix[1:])
 
 
-def draw_line(axes: Any, line: Line, label: str, index: int, x: str) -> None:
+def draw_line(axes: Any, line: Line, label: str, x: str) -> None:
     """Draw one method; few points of others are shown as points."""
     where, centre, low, high = line.band
-    colour = COLOURS[index % len(COLOURS)]
+    colour = COLOURS[line.rank % len(COLOURS)]
     one = len({curve.env for curve in line.curves}) == 1
     look = {"color": colour, "label": label, "linewidth": 1.6, "linestyle": "--" if line.dashed else "-"}
     for curve in line.curves if one else ():  # seeds that went on alone
@@ -131,7 +139,7 @@ def draw_line(axes: Any, line: Line, label: str, index: int, x: str) -> None:
 def name_lines(lines: Sequence[Line]) -> dict[str, str]:
     """Name every method with its number of seeds; what others published comes as a mean, with seed -1."""
     labels = {}
-    for method in dict.fromkeys(line.method for line in lines):
+    for method in dict.fromkeys(line.method for line in sorted(lines, key=lambda line: line.rank)):
         curves = [curve for line in lines if line.method == method for curve in line.curves]
         seeds = Counter(curve.env for curve in curves).values()
         few, many = min(seeds), max(seeds)

@@ -93,19 +93,19 @@ def plot(options: Plot) -> int:
 
 
 def only(curves: "Sequence[Curve]", methods: str) -> "list[Curve]":
-    """The curves of these methods, separated by commas; all without a name."""
-    wanted = {name.strip() for name in methods.split(",") if name.strip()}
+    """The curves of these methods, separated by commas and in this order; all without a name."""
+    wanted = [name.strip() for name in methods.split(",") if name.strip()]
     found = {curve.method for curve in curves}
-    if missing := sorted(wanted - found):
+    if missing := sorted(set(wanted) - found):
         raise UserError(f"there is no method {missing[0]!r}", f"choose from {', '.join(sorted(found))}")
-    return [curve for curve in curves if not wanted or curve.method in wanted]
+    return [curve for name in wanted for curve in curves if curve.method == name] or list(curves)
 
 
 def summarise(panels: "Panels", x: str) -> list[str]:
     """Return one line per panel and method: where the curve ends, and its band."""
     lines = []
     for title, methods in panels.items():
-        for method, (where, centre, low, high), _, curves in methods:
+        for method, _, (where, centre, low, high), _, curves in methods:
             end = f"{where[-1]:.1f} minutes" if x == "wall" else f"{int(where[-1]):,} frames"
             spread = f" [{low[-1]:.1f}, {high[-1]:.1f}]" if low[-1] < high[-1] else ""
             lines.append(f"{title}  {method}  {centre[-1]:.1f}{spread} at {end}, n={len(curves)}")

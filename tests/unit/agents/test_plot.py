@@ -99,7 +99,7 @@ def test_a_seed_that_went_further_is_drawn_to_its_end(tmp_path):
     make_run(tmp_path, seed=1, frames=(0, 100, 200, 300, 400), values=(0.0, 1.0, 2.0, 3.0, 4.0))
     curves, axes = curves_of(read_runs([str(tmp_path)]), "eval/return", "ours"), Figure().subplots()
     ((line,),) = separate(curves, [], "frames", "mean").values()
-    draw_line(axes, line, "ours", 0, "frames")
+    draw_line(axes, line, "ours", "frames")
     ends = sorted(line.get_xdata()[-1] for line in axes.get_lines())
     assert ends == [200, 400]
 
@@ -252,6 +252,20 @@ def test_a_method_has_one_legend_entry_however_many_seeds_each_panel_has(tmp_pat
     panels = separate(curves_of(read_runs([f"{tmp_path}/*/*"]), "eval/return"), [], "frames", "mean")
     (label,) = name_lines([line for lines in panels.values() for line in lines]).values()
     assert label.endswith("(1 to 2 seeds)")
+
+
+def test_colours_and_legend_follow_the_order_that_is_asked_for_in_every_panel(tmp_path):
+    file = tmp_path / "rows.csv"
+    for method, envs in (("old", "ab"), ("new", "b"), ("theirs", "b")):
+        for env in envs:
+            make_run(tmp_path / method, env=env)
+        words = [f"runs={tmp_path}/{method}", f"record={file}", f"method={method}", "experiment=x"]
+        assert plot.main(words) == 0
+    ours, theirs = (plot.only(read_evidence(file), methods) for methods in ("new, old", "theirs"))
+    panels = separate(ours, theirs, "frames", "mean")
+    assert {line.method: line.rank for line in panels["b"]} == {"new": 0, "old": 1, "theirs": 2}
+    assert [line.rank for line in panels["a"]] == [1]
+    assert list(name_lines([line for lines in panels.values() for line in lines])) == ["new", "old", "theirs"]
 
 
 def test_a_table_says_what_was_measured_at_a_frame_and_by_how_many(tmp_path, capsys):

@@ -69,11 +69,13 @@ def main(argv: list[str]) -> None:
     model = SAC("MlpPolicy", env, seed=cfg.seed, device="cpu", learning_starts=cfg.trainer.warmup_frames // 2)
     repeat = env.simulator.spec.action_repeat
     fresh = not record.exists()
-    command = shlex.join(["python", "tests/benchmarks/sac.py", *argv])
+    command, evaluating = shlex.join(["python", "tests/benchmarks/sac.py", *argv]), 0.0
     for frames in range(cfg.trainer.eval_every, cfg.trainer.frames + 1, cfg.trainer.eval_every):
         model.learn(cfg.trainer.eval_every // repeat, reset_num_timesteps=False)
+        before = time.monotonic()
         value, seconds = evaluate(model, cfg), time.monotonic() - start
-        print(f"{frames:,} frames, return {value:.1f}, {seconds:,.0f} s", flush=True)
+        evaluating += time.monotonic() - before
+        print(f"{frames:,} frames, return {value:.1f}, {seconds:,.0f} s, {evaluating:.0f} evaluating", flush=True)
         commit = (describe_code() or {}).get("commit") or "unknown"
         row = ["wallclock", env_name(cfg.env), "SAC of Stable-Baselines3", cfg.seed, frames, "eval/return"]
         with record.open("a", newline="") as file:

@@ -75,7 +75,8 @@ def main(argv: list[str]) -> None:
         before = time.monotonic()
         value, seconds = evaluate(model, cfg), time.monotonic() - start
         evaluating += time.monotonic() - before
-        print(f"{frames:,} frames, return {value:.1f}, {seconds:,.0f} s, {evaluating:.0f} evaluating", flush=True)
+        times = f"{seconds:,.0f} s, {evaluating:,.0f} s of it evaluating"
+        print(f"{frames:,} frames, return {value:.1f}, {times}", flush=True)
         commit = (describe_code() or {}).get("commit") or "unknown"
         row = ["wallclock", env_name(cfg.env), "SAC of Stable-Baselines3", cfg.seed, frames, "eval/return"]
         with record.open("a", newline="") as file:

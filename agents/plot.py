@@ -94,7 +94,7 @@ def plot(options: Plot) -> int:
 
 def only(curves: "Sequence[Curve]", methods: str) -> "list[Curve]":
     """The curves of these methods, separated by commas and in this order; all without a name."""
-    wanted = [name.strip() for name in methods.split(",") if name.strip()]
+    wanted = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     found = {curve.method for curve in curves}
     if missing := sorted(set(wanted) - found):
         raise UserError(f"there is no method {missing[0]!r}", f"choose from {', '.join(sorted(found))}")

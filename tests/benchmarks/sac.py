@@ -69,7 +69,8 @@ def main(argv: list[str]) -> None:
     model = SAC("MlpPolicy", env, seed=cfg.seed, device="cpu", learning_starts=cfg.trainer.warmup_frames // 2)
     repeat = env.simulator.spec.action_repeat
     fresh = not record.exists()
-    command, evaluating = shlex.join(["python", "tests/benchmarks/sac.py", *argv]), 0.0
+    command = shlex.join(["python", "tests/benchmarks/sac.py", *argv])
+    evaluating = 0.0
     for frames in range(cfg.trainer.eval_every, cfg.trainer.frames + 1, cfg.trainer.eval_every):
         model.learn(cfg.trainer.eval_every // repeat, reset_num_timesteps=False)
         before = time.monotonic()

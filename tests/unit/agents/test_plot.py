@@ -262,6 +262,7 @@ def test_colours_and_legend_follow_the_order_that_is_asked_for_in_every_panel(tm
         words = [f"runs={tmp_path}/{method}", f"record={file}", f"method={method}", "experiment=x"]
         assert plot.main(words) == 0
     ours, theirs = (plot.only(read_evidence(file), methods) for methods in ("new, old", "theirs"))
+    assert plot.only(ours, "new, old, new") == ours  # named twice, drawn once
     panels = separate(ours, theirs, "frames", "mean")
     assert {line.method: line.rank for line in panels["b"]} == {"new": 0, "old": 1, "theirs": 2}
     assert [line.rank for line in panels["a"]] == [1]

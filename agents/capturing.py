@@ -136,6 +136,8 @@ def capture(
 
 def _copies(outputs: Any) -> Any:
     """Copy what the next replay will overwrite."""
+    if outputs is None:
+        return None
     leaves, layout = pytree.tree_flatten(outputs)
     copies = [torch.empty_like(leaf) for leaf in leaves]
     _copy(copies, leaves)

@@ -40,6 +40,8 @@ class Replay(ReplayBuffer):
         self.ring, self.draw = ring, sampler
         # The ring never moves in memory, so that a recording can read it.
         self._gather = capture(self.gather, ring.device, say, "drawing batches", wanted=captured)
+        if isinstance(sampler, PrioritizedStarts):
+            self._grade = capture(sampler.grade, ring.device, say, "setting priorities", wanted=captured)
         self._saved = ring.written.clone()  # rows of each column that are on disk
         self._chunks: list[dict[str, Any]] = []
 
@@ -57,9 +59,11 @@ class Replay(ReplayBuffer):
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None:
         """Set the priorities of sampled windows: `batch["index"]` B T or its first column B, B."""
+        if not isinstance(self.draw, PrioritizedStarts):
+            return
+        start = (index if index.ndim == 1 else index[:, 0]).to(self.ring.device)
         with self._replay_lock, self._write_lock:
-            if isinstance(self.draw, PrioritizedStarts):
-                self.draw.update_priority(index, priority)
+            self._grade(start, priority.detach().to(self.ring.device, torch.float32).reshape(-1))
 
     @property
     def total(self) -> int:
@@ -182,7 +186,8 @@ def make_replay(
     )
     generator = torch.Generator(place).manual_seed(seed)
     if sampler == "prioritized":
-        draw: UniformStarts = PrioritizedStarts(generator, ring, alpha, fade)
+        steady = captured and place.type == "cuda"
+        draw: UniformStarts = PrioritizedStarts(generator, ring, alpha, fade, steady=steady)
     elif sampler == "uniform":
         draw = UniformStarts(generator)
     else:

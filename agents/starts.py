@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchrl.data.replay_buffers.samplers import Sampler
-from torchrl.data.replay_buffers.storages import Storage
 
 from agents.segments import Ring
 
 # Draws per slot of a batch: at least half of the rows are startable, so 4 leave nothing to chance.
 CANDIDATES = 4
+FORGOTTEN = 1e-4  # rows whose weight has faded to less are not drawn: one draw in ten thousand, together
 
 
 class UniformStarts(Sampler):
@@ -65,16 +65,19 @@ class UniformStarts(Sampler):
 class PrioritizedStarts(UniformStarts):
     """Draw window starts with probability proportional to priority ** alpha * fade ** (age in decisions)."""
 
-    def __init__(self, generator: torch.Generator, ring: Ring, alpha: float, fade: float) -> None:
+    def __init__(
+        self, generator: torch.Generator, ring: Ring, alpha: float, fade: float, *, steady: bool = False
+    ) -> None:
         super().__init__(generator)
-        self.ring, self.alpha, self.fade = ring, alpha, fade
-        self.weight = torch.zeros(
-            ring.max_size, device=ring.device
-        )  # priority ** alpha, 0 where no window starts
+        self.ring, self.alpha = ring, alpha
+        self.steady = steady  # every draw has the same shapes, so that it can be captured
+        self.weight = torch.zeros(ring.max_size, device=ring.device)  # priority ** alpha
         self.highest = torch.ones((), device=ring.device)  # new transitions get the highest weight seen
-        if fade < 1:
-            age = torch.arange(ring.rows - 1, -1, -1, device=ring.device, dtype=torch.float64) * ring.columns
-            self.table = (math.log(fade) * age).exp().repeat(2)
+        # What has faded is left out, so the sums stay short however much is kept.
+        kept = math.inf if fade == 1 else math.log(FORGOTTEN) / math.log(fade) / ring.columns
+        age = torch.arange(math.ceil(min(ring.rows, kept)), device=ring.device)
+        self.faded = fade ** (age * ring.columns).double()  # by rows of a column, newest first
+        self.columns = torch.arange(ring.columns, device=ring.device)[:, None] * ring.rows
 
     def extend(self, index: Tensor) -> None:
         """Give freshly startable rows the highest weight: M."""
@@ -86,31 +89,27 @@ class PrioritizedStarts(UniformStarts):
         """As `extend`."""
         self.extend(index)
 
-    def update_priority(self, index: Tensor, priority: Tensor, *, storage: Storage | None = None) -> None:
-        """Set the priorities of start rows: B (or the rows B T of whole windows), B."""
-        start = index if index.ndim == 1 else index[:, 0]
-        start = start.to(self.ring.device)
-        weight = priority.detach().to(self.ring.device, torch.float32).reshape(-1) ** self.alpha
+    def grade(self, start: Tensor, priority: Tensor) -> None:
+        """Set the priorities of start rows, without a number of its own, so that it can be captured: B, B."""
+        weight = priority**self.alpha
         self.weight[start] = self.ring.startable[start] * weight
-        self.highest = torch.maximum(self.highest, weight.max())
+        torch.maximum(self.highest, weight.max(), out=self.highest)
 
     def propose(self, storage: Ring, batch_size: int) -> tuple[Tensor, ...]:
-        """Draw start rows -> B. Not to be captured: the sums over all rows grow with what arrives."""
-        reach = storage.reach
-        weight = self.weight.view(storage.columns, storage.rows)[:, :reach].double()
-        if self.fade < 1:
-            weight = self._faded(reach).mul_(weight)
-        total = weight.flatten().cumsum(0)
-        aim = (
-            torch.rand(batch_size, generator=self.generator, device=storage.device, dtype=torch.float64)
-            * total[-1]
-        )
-        drawn = torch.searchsorted(total, aim, right=True).clamp(max=len(total) - 1)
-        return (drawn // reach * storage.rows + drawn % reach,)
+        """Draw what `choose` needs: random numbers, and what only the CPU knows -> B, columns, rows."""
+        draws = torch.rand(batch_size, generator=self.generator, device=storage.device, dtype=torch.float64)
+        rows = len(self.faded) if self.steady else min(len(self.faded), storage.reach)
+        return draws, storage.written, self.faded[:rows]
 
     def choose(self, storage: Ring, *drawn: Tensor) -> Tensor:
-        """Take the start rows as they were drawn -> B."""
-        return drawn[0]
+        """Turn draws into start rows, without a number of its own, so that it can be captured -> B."""
+        draws, written, faded = drawn
+        head = (written.to(faded.device) % storage.rows)[:, None]
+        row = head - 1 - torch.arange(len(faded), device=faded.device)
+        row = torch.where(row < 0, row + storage.rows, row) + self.columns  # newest first
+        total = (self.weight[row] * faded).flatten().cumsum(0)  # of what was never written the weight is 0
+        place = torch.searchsorted(total, draws * total[-1], right=True).clamp(max=len(total) - 1)
+        return row.flatten().index_select(0, place)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state, the weights and the highest weight."""
@@ -120,14 +119,7 @@ class PrioritizedStarts(UniformStarts):
         """Restore the generator and the weights."""
         super().load_state_dict(state_dict)
         self.weight.copy_(state_dict["weight"])
-        self.highest = state_dict["highest"].to(self.ring.device).clone()
-
-    def _faded(self, reach: int) -> Tensor:
-        """What age leaves of each row's weight -> columns, reach."""
-        # One row is one decision of one environment (first rows apart, one per episode). The ages of a column
-        # are the numbers rows-1..0 rotated, that is a slice of a table holding them twice.
-        start = (-self.ring.written) % self.ring.rows
-        return self.table.unfold(0, reach, 1)[start.to(self.table.device)]
+        self.highest.copy_(state_dict["highest"])
 
     def _empty(self) -> None:
         self.weight.zero_()

@@ -1,5 +1,7 @@
 """The replay: windows stay inside one episode, sampling is uniform over transitions, a restore is exact."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tensordict import TensorDict
 from agents import chunks, durable
 from agents.cli import DiskError, UserError
 from agents.replay import forecast_bytes, make_replay
+from agents.starts import FORGOTTEN
 
 FIELDS = {"state": ((3,), "float32")}  # episode number, step in the episode, column
 
@@ -234,6 +237,16 @@ def test_fade_halves_the_frequency_of_old_rows():
     step = replay.sample()["state"][:, 0, 1]
     newer, older = ((step >= 300) & (step < 350)).sum(), ((step >= 250) & (step < 300)).sum()
     assert 1.85 < newer / older < 2.15
+
+
+def test_rows_that_have_faded_are_not_drawn_and_cost_nothing():
+    fade = 0.9
+    replay, play = build(4000, 2, 3, batch=500, sampler="prioritized", fade=fade), Counter(2, [10**6])
+    replay.extend(play.collect(300))
+    step = replay.sample()["state"][:, 0, 1]
+    assert step.max() == 299  # the newest that has a successor
+    assert step.min() >= 300 - len(replay.draw.faded)
+    assert len(replay.draw.faded) <= math.log(FORGOTTEN) / math.log(fade) / 2 + 1
 
 
 def test_restore_gives_the_same_storage_and_the_same_batches(tmp_path):

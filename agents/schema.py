@@ -116,9 +116,9 @@ class ReplayConfig:
 
     storage: str = option("ram", "where rows live", choices=("ram", "memmap", "device"))
     capacity: int = option(1_000_000, "rows kept (clipped to trainer.frames)", low=2)
-    sampler: str = option("uniform", "how windows are drawn", choices=("uniform", "prioritized"))
+    sampler: str = option("prioritized", "how windows are drawn", choices=("uniform", "prioritized"))
     alpha: float = option(0.4, "exponent of the priorities", low=0.0)
-    fade: float = option(1.0, "weight lost per decision of age (1: none)", low=0.0, high=1.0)
+    fade: float = option(0.9999, "what a decision of age leaves of a weight (1: all)", low=0.5, high=1.0)
 
 
 @dataclass

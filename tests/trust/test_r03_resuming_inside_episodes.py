@@ -35,7 +35,8 @@ def test_a_snapshot_continues_bit_for_bit_in_a_new_object(task):
 
 
 KINDS = {
-    "a dm_control task, prioritised": ("env=dmc_cartpole_swingup", "replay=prioritized"),
+    "a dm_control task": ("env=dmc_cartpole_swingup",),
+    "uniform draws": ("env=dmc_cartpole_swingup", "replay=uniform"),
     "a Gymnasium task with discrete actions": ("env=gym", "env.id=CartPole-v1"),
     "worker processes": ("env=toy_point_mass", "env.backend=process", "env.num=3"),
     "a planner": ("env=toy_identity", "agent.planner=mppi", "agent.plan.samples=16", "agent.plan.elites=4"),

@@ -168,7 +168,7 @@ OTHER = {
     "env.action_repeat": 3,
     "env.num": 2,
     "env.kwargs": {"a": 1},
-    "replay.sampler": "prioritized",
+    "replay.sampler": "uniform",
     "trainer.updates_per_decision": 2.0,
     "trainer.warmup_frames": 1,
     "worldmodel": {"rollout_steps": 9},

@@ -92,6 +92,8 @@ class PrioritizedStarts(UniformStarts):
     def grade(self, start: Tensor, priority: Tensor) -> None:
         """Set the priorities of start rows, without a number of its own, so that it can be captured: B, B."""
         weight = priority**self.alpha
+        # What is not a number says nothing, and must not end up in the sums.
+        weight = torch.where(weight.isfinite(), weight, self.highest)
         self.weight[start] = self.ring.startable[start] * weight
         torch.maximum(self.highest, weight.max(), out=self.highest)
 

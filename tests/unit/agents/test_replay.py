@@ -230,6 +230,16 @@ def test_new_rows_get_the_highest_priority():
     assert replay.draw.weight[15] == 0
 
 
+@pytest.mark.parametrize("odd", [math.inf, math.nan])
+def test_a_priority_that_is_no_number_leaves_the_others_as_they_are(odd):
+    replay, play = build(400, 2, 3, batch=4000, sampler="prioritized"), Counter(2, [10])
+    replay.extend(play.collect(50))
+    rows = replay.ring.startable.nonzero().flatten()
+    replay.update_priority(rows[:1], torch.tensor([odd]))
+    assert replay.draw.weight.isfinite().all()
+    assert len(replay.sample()["index"][:, 0].unique()) == len(rows)
+
+
 def test_fade_halves_the_frequency_of_old_rows():
     fade = 0.5 ** (1 / 100)  # half after 100 decisions, that is 50 of each of the two columns
     replay, play = build(402, 2, 3, batch=20000, sampler="prioritized", fade=fade), Counter(2, [10**6])

@@ -186,8 +186,7 @@ def make_replay(
     )
     generator = torch.Generator(place).manual_seed(seed)
     if sampler == "prioritized":
-        steady = captured and place.type == "cuda"
-        draw: UniformStarts = PrioritizedStarts(generator, ring, alpha, fade, steady=steady)
+        draw: UniformStarts = PrioritizedStarts(generator, ring, alpha, fade)
     elif sampler == "uniform":
         draw = UniformStarts(generator)
     else:

@@ -65,19 +65,17 @@ class UniformStarts(Sampler):
 class PrioritizedStarts(UniformStarts):
     """Draw window starts with probability proportional to priority ** alpha * fade ** (age in decisions)."""
 
-    def __init__(
-        self, generator: torch.Generator, ring: Ring, alpha: float, fade: float, *, steady: bool = False
-    ) -> None:
+    def __init__(self, generator: torch.Generator, ring: Ring, alpha: float, fade: float) -> None:
         super().__init__(generator)
         self.ring, self.alpha = ring, alpha
-        self.steady = steady  # every draw has the same shapes, so that it can be captured
+        self.steady = ring.device.type != "cpu"  # draws of one shape, which a GPU can capture
         self.weight = torch.zeros(ring.max_size, device=ring.device)  # priority ** alpha
         self.highest = torch.ones((), device=ring.device)  # new transitions get the highest weight seen
         # What has faded is left out, so the sums stay short however much is kept.
         kept = math.inf if fade == 1 else math.log(FORGOTTEN) / math.log(fade) / ring.columns
         age = torch.arange(math.ceil(min(ring.rows, kept)), device=ring.device)
         self.faded = fade ** (age * ring.columns).double()  # by rows of a column, newest first
-        self.columns = torch.arange(ring.columns, device=ring.device)[:, None] * ring.rows
+        self.base = torch.arange(ring.columns, device=ring.device)[:, None] * ring.rows
 
     def extend(self, index: Tensor) -> None:
         """Give freshly startable rows the highest weight: M."""
@@ -108,7 +106,7 @@ class PrioritizedStarts(UniformStarts):
         draws, written, faded = drawn
         head = (written.to(faded.device) % storage.rows)[:, None]
         row = head - 1 - torch.arange(len(faded), device=faded.device)
-        row = torch.where(row < 0, row + storage.rows, row) + self.columns  # newest first
+        row = torch.where(row < 0, row + storage.rows, row) + self.base  # newest first
         total = (self.weight[row] * faded).flatten().cumsum(0)  # of what was never written the weight is 0
         place = torch.searchsorted(total, draws * total[-1], right=True).clamp(max=len(total) - 1)
         return row.flatten().index_select(0, place)

@@ -142,14 +142,14 @@ class Actor:
         count = plan.guides + plan.iterations * plan.samples
         noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
         search = self._explore_by_search if explore else partial(self.search, self.acting)
-        best, mean = search(state, warm, noise)
-        if not bool(best.isfinite().all()):
+        action, mean = search(state, warm, noise)
+        if not bool(action.isfinite().all()):
             raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
-        return best[:, 0], torch.cat([mean[:, 1:], mean[:, -1:]], 1)
+        return action, torch.cat([mean[:, 1:], mean[:, -1:]], 1)
 
     @torch.no_grad()
     def search(self, mind: Mind, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the best plan with standard normals (guides + iterations*samples, N H A): best, mean N H A."""
+        """Plan with standard normals (guides + iterations*samples, N H A): -> action N A, mean plan N H A."""
         plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], mind
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
@@ -172,7 +172,7 @@ class Actor:
             seen = model.imagine(state.repeat(plan.guides + plan.samples), act, plan.horizon)
             return seen.actions.unflatten(0, (n, -1)), -self._worth(mind, seen).view(n, -1)
 
-        return mppi(
+        best, mean = mppi(
             cost,
             proposal,
             draws,
@@ -180,14 +180,36 @@ class Actor:
             elites=plan.elites,
             temperature=plan.temperature,
         )
+        return best[:, 0] if plan.margin is None else self._overrule(mind, state, best, plan.margin), mean
+
+    def _overrule(self, mind: Mind, state: State, plan: Tensor, margin: float) -> Tensor:
+        """Act by the plan where every critic prefers it to the policy by a margin, else by the policy.
+
+        The best of many candidates owes part of its worth to errors, of which the critics' disagreement is a
+        measure: N H A -> N A.
+        """
+
+        def act(belief: Tensor, step: int) -> Tensor:
+            choice = self._greedy(mind.policy.squash(mind.policy(belief.unflatten(0, (-1, 2))[:, 0])))
+            return torch.stack([choice, plan[:, step]], 1).flatten(0, 1)
+
+        worth = self._worths(mind, mind.model.imagine(state.repeat(2), act, plan.shape[1]))
+        own, planned = worth.unflatten(1, (-1, 2)).unbind(-1)  # K N
+        doubt = (own.amax(0) - own.amin(0) + planned.amax(0) - planned.amin(0)) / 2
+        keep = (planned - own).amin(0) <= margin * doubt  # false for what is not a number: it must be seen
+        return torch.where(keep[:, None], mind.policy.squash(mind.policy(state.belief)), plan[:, 0])
 
     def _worth(self, mind: Mind, seen: Any) -> Tensor:
-        """Discounted imagined rewards plus the critics' lowest word on what follows: B H -> B."""
+        """What the most pessimistic critic makes of imagined futures: B H -> B."""
+        return self._worths(mind, seen).amin(0)
+
+    def _worths(self, mind: Mind, seen: Any) -> Tensor:
+        """Discounted imagined rewards plus every critic's word on what follows: B H -> K B."""
         alive = seen.continuations.cumprod(1)
         horizon = seen.rewards.shape[1]
         discounts = self.discount ** torch.arange(horizon, device=self.device)
         reached = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
-        tail = self.values(mind, seen.beliefs[:, -1:])[:, 0]
+        tail = self._values(mind, seen.beliefs[:, -1])
         return (discounts * reached * seen.rewards).sum(1) + self.discount**horizon * alive[:, -1] * tail
 
     def judge(self, critic: Ensemble, belief: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
@@ -202,9 +224,13 @@ class Actor:
 
     def values(self, mind: Mind, belief: Tensor, noise: Tensor | None = None) -> Tensor:
         """The lowest critic's value of following the policy: ... W -> ..."""
+        return self._values(mind, belief, noise).amin(0)
+
+    def _values(self, mind: Mind, belief: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Every critic's value of following the policy: ... W -> K ..."""
         choice = mind.policy.squash(mind.policy(belief))
         if self.discrete:
-            return (choice * self.judge_all(mind.critic, belief).amin(0)).sum(-1)
+            return (choice * self.judge_all(mind.critic, belief)).sum(-1)
         if noise is not None:
             choice = (choice + noise).clamp(-1, 1)
-        return self.bins.mean(self.judge(mind.critic, belief, choice)).amin(0)
+        return self.bins.mean(self.judge(mind.critic, belief, choice))

@@ -35,7 +35,7 @@ class RandomPolicy(torch.nn.Module):
 
 
 def build_replay(cfg: Any, spec: Spec, device: torch.device, *, envs: int, capacity: int) -> Replay:
-    """A replay of the run's shapes, in memory."""
+    """A replay of the run's shapes and draws, in memory."""
     fields = {key: (array.shape, array.dtype) for key, array in spec.observation.items()}
     storage = "device" if cfg.replay.storage == "device" else "ram"
     return make_replay(
@@ -47,6 +47,9 @@ def build_replay(cfg: Any, spec: Spec, device: torch.device, *, envs: int, capac
         batch=cfg.agent.batch,
         storage=storage,
         device=device,
+        sampler=cfg.replay.sampler,
+        alpha=cfg.replay.alpha,
+        fade=cfg.replay.fade,
         captured=cfg.agent.capture,
     )
 
@@ -202,7 +205,8 @@ def learning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator
     replay = build_replay(cfg, spec, device, envs=1, capacity=20_000)
     fill(cfg, spec, replay)
     sample = median_ms(replay.sample, repeats=50, device=device)
-    yield "sample", sample, "ms", f"{cfg.agent.batch} windows of {cfg.agent.window + 1} rows"
+    about = f"{cfg.replay.sampler}, {cfg.agent.batch} windows of {cfg.agent.window + 1} rows"
+    yield "sample", sample, "ms", about
     carry = agent.start(1)
     obs = {key: value[:1, 0] for key, value in replay.sample().items() if key in spec.observation}
     obs["is_init"] = torch.zeros(1, 1, dtype=torch.bool)

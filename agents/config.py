@@ -111,6 +111,7 @@ def read_config(path: Path, *, entry: str | None = None) -> RunConfig:
     if {"data", "learning"} <= plain.keys():
         fix = "look at it with python -m agents.claims, or load its world model with worldmodel.load"
         raise UserError(f"{path.parent} is of a pre-training run, which has no agent", fix)
+    _fill_in(plain)
     config = _to_schema(_merge(plain, path))
     if config.env.entry and config.env.entry != entry:
         raise UserError(*_untrusted(path, config.env.entry))
@@ -145,11 +146,23 @@ def config_dict(config: RunConfig | PretrainConfig) -> dict[str, Any]:
 # Settings that runs of before do not know, as these were made: they go on while nothing else is asked for.
 LATER = {
     "agent.hide": 0.0,
+    "agent.plan.margin": None,
     "data.steps": 1,
     "worldmodel.aggregator.motion": 0.0,
     "worldmodel.encoder.steps": 1,
     "worldmodel.encoder.frozen": False,
 }
+
+
+def _fill_in(saved: dict[str, Any]) -> None:
+    """Give a saved configuration of an agent the later settings that it does not know, as it was made."""
+    for key, value in LATER.items():
+        *path, name = key.split(".")
+        node: Any = saved if path[0] == "agent" else None
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(name, value)
 
 
 def config_hash(config: RunConfig | PretrainConfig) -> str:

@@ -66,6 +66,11 @@ class PlanConfig:
     temperature: float = option(0.5, "softness of the weighting of elites", low=1e-6)
     std_min: float = option(0.05, "smallest spread of candidate actions", low=0.0)
     std: float = option(0.6, "first spread of candidate actions", low=1e-6)
+    margin: float | None = option(
+        1.0,
+        "what a plan must be better than the policy by, in units of the critics' differences (null: any)",
+        low=0.0,
+    )
 
 
 @dataclass

@@ -241,6 +241,29 @@ def test_the_planner_prefers_the_action_the_reward_head_pays_for():
     assert (action[:, 0] > 0.8).all()
 
 
+@pytest.mark.parametrize("case", ["continuous, planned", "discrete, planned"])
+@pytest.mark.parametrize("margin", ["1.0", "null"])
+def test_a_plan_that_critics_do_not_agree_on_leaves_the_policy_alone(case, margin):
+    _, _, agent = build(case, f"agent.plan.margin={margin}")
+    belief, warm = torch.randn(3, agent.model.belief_size), agent.start(3).plan
+    state = State(belief, agent.model.start(3))
+    policy = agent.policy.squash(agent.policy(belief))
+
+    def planned(*words):
+        """Search while the critics value what follows an action so much more than another."""
+
+        def values(mind, belief, noise=None):
+            taken = belief[..., :1].sum(-1)
+            return torch.stack([word * taken for word in words])
+
+        agent._values = values
+        return agent.plan(state, warm, torch.Generator().manual_seed(0), explore=False)[0]
+
+    agree, disagree = planned(100.0, 101.0), planned(100.0, -100.0)
+    assert not torch.equal(agree, policy)
+    assert torch.equal(disagree, policy) == (margin == "1.0")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["continuous, planned", "discrete, planned"])
 def test_the_search_is_one_graph(case):

@@ -147,6 +147,7 @@ def test_bench_prints_every_measurement(tell):
     assert {"env/raw", "env/collect", "sample", "act", "update", "update_over_floor", "plan"} <= rows.keys()
     assert {"loop", "loop_over_parts"} <= rows.keys()
     assert all(value >= 0 for value in rows.values())
+    assert "prioritized, 8 windows" in text  # what a run draws with
 
 
 def test_doctor_finds_nothing_in_the_way(tell, tmp_path):

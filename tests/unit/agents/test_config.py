@@ -196,6 +196,15 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
     assert read_config(tmp_path / "config.json") == config
 
 
+def test_a_run_of_before_goes_on_as_it_was_made(tmp_path):
+    config = load_config(["env=toy_ring", "trainer=debug", "agent.plan.margin=null"])
+    saved = config_dict(config)
+    del saved["agent"]["plan"]["margin"], saved["agent"]["hide"]  # which it did not know
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert read_config(tmp_path / "config.json") == config
+    assert config_hash(config) != config_hash(load_config(["env=toy_ring", "trainer=debug"]))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -158,7 +158,7 @@ class Actor:
         def cost(candidates: Tensor) -> Tensor:
             actions = candidates.flatten(0, 1)
             seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
-            return -self._worth(mind, seen).view(n, -1)
+            return -self._worths(mind, seen).T.unflatten(0, (n, -1))
 
         def opening(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Put what the policy would do before the candidates, the first guide without noise."""
@@ -170,9 +170,9 @@ class Actor:
                 return chosen.flatten(0, 1)
 
             seen = model.imagine(state.repeat(plan.guides + plan.samples), act, plan.horizon)
-            return seen.actions.unflatten(0, (n, -1)), -self._worth(mind, seen).view(n, -1)
+            return seen.actions.unflatten(0, (n, -1)), -self._worths(mind, seen).T.unflatten(0, (n, -1))
 
-        best, mean = mppi(
+        found = mppi(
             cost,
             proposal,
             draws,
@@ -180,28 +180,21 @@ class Actor:
             elites=plan.elites,
             temperature=plan.temperature,
         )
-        return best[:, 0] if plan.margin is None else self._overrule(mind, state, best, plan.margin), mean
+        action = found.plan[:, 0]
+        if plan.margin is not None and found.guide is not None:
+            keep = self._prefer_policy(found.guide, found.costs, plan.margin)
+            action = torch.where(keep[:, None], policy.squash(policy(state.belief)), action)
+        return action, found.mean
 
-    def _overrule(self, mind: Mind, state: State, plan: Tensor, margin: float) -> Tensor:
-        """Act by the plan where every critic prefers it to the policy by a margin, else by the policy.
+    @staticmethod
+    def _prefer_policy(own: Tensor, plan: Tensor, margin: float) -> Tensor:
+        """Whether a critic sees no more in the plan than in the policy's own way and a margin: N K, N K -> N.
 
         The best of many candidates owes part of its worth to errors, of which the critics' disagreement is a
-        measure: N H A -> N A.
+        measure. Costs that are no numbers are not preferred: they must be seen.
         """
-
-        def act(belief: Tensor, step: int) -> Tensor:
-            choice = self._greedy(mind.policy.squash(mind.policy(belief.unflatten(0, (-1, 2))[:, 0])))
-            return torch.stack([choice, plan[:, step]], 1).flatten(0, 1)
-
-        worth = self._worths(mind, mind.model.imagine(state.repeat(2), act, plan.shape[1]))
-        own, planned = worth.unflatten(1, (-1, 2)).unbind(-1)  # K N
-        doubt = (own.amax(0) - own.amin(0) + planned.amax(0) - planned.amin(0)) / 2
-        keep = (planned - own).amin(0) <= margin * doubt  # false for what is not a number: it must be seen
-        return torch.where(keep[:, None], mind.policy.squash(mind.policy(state.belief)), plan[:, 0])
-
-    def _worth(self, mind: Mind, seen: Any) -> Tensor:
-        """What the most pessimistic critic makes of imagined futures: B H -> B."""
-        return self._worths(mind, seen).amin(0)
+        doubt = (own.amax(-1) - own.amin(-1) + plan.amax(-1) - plan.amin(-1)) / 2
+        return (own - plan).amin(-1) <= margin * doubt
 
     def _worths(self, mind: Mind, seen: Any) -> Tensor:
         """Discounted imagined rewards plus every critic's word on what follows: B H -> K B."""

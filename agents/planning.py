@@ -4,14 +4,14 @@ All noise comes in as standard normals, so that a whole search is one pure funct
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Cost = Callable[[Tensor], Tensor]
-"""Candidates to costs: B S H A -> B S."""
+"""Candidates to what each of K judges makes of them: B S H A -> B S K."""
 
 
 def choose(probs: Tensor, noise: Tensor) -> Tensor:
@@ -90,6 +90,15 @@ class Categorical:
         self._set((weights[:, :, None, None] * elites).sum(1))
 
 
+class Found(NamedTuple):
+    """What a search has found; a row whose candidates all have non-finite costs has a plan of NaN."""
+
+    plan: Tensor  # B H A, the best
+    costs: Tensor  # B K, what every judge makes of it
+    guide: Tensor | None  # B K, and of the first guide
+    mean: Tensor  # B H A, the refined expectation, for a warm start
+
+
 def mppi(
     cost: Cost,
     proposal: Proposal,
@@ -98,15 +107,14 @@ def mppi(
     opening: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     elites: int,
     temperature: float,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """Refine a proposal by exponentially weighted elites, once per leading entry of the noise (I B S H A).
 
-    `opening` judges the first candidates together with guides that it puts before them, such as sequences
-    from a policy (B S H A -> B G+S H A, B G+S): guides compete in every round but are never resampled.
-    Returns the best plan B H A and the refined mean B H A for a warm start; a row whose candidates all have
-    non-finite costs is NaN.
+    A candidate is as good as its most pessimistic judge says. `opening` judges the first candidates together
+    with guides that it puts before them, such as sequences from a policy (B S H A -> B G+S H A, B G+S K):
+    guides compete in every round but are never resampled.
     """
-    best, guides = proposal.mean, None
+    best, told, guides = proposal.mean, None, None
     for draw in noise:
         candidates = proposal.sample(draw)
         if opening is not None and guides is None:
@@ -119,8 +127,8 @@ def mppi(
                 candidates = torch.cat([guides[0], candidates], 1)
                 costs = torch.cat([guides[1], costs], 1)
         # A non-finite cost must never win, nor poison the weighted mean.
-        costs = torch.nan_to_num(costs, nan=torch.inf, posinf=torch.inf, neginf=-1e30)
-        top, index = costs.topk(min(elites, costs.shape[1]), dim=1, largest=False)
+        worst = torch.nan_to_num(costs.amax(-1), nan=torch.inf, posinf=torch.inf, neginf=-1e30)
+        top, index = worst.topk(min(elites, worst.shape[1]), dim=1, largest=False)
         chosen = candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
         usable = top.isfinite()
         # Subtracting the best first keeps exp() in range whatever the scale of the costs.
@@ -130,4 +138,6 @@ def mppi(
         weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-9)
         proposal.refit(chosen, weights)
         best = torch.where(usable[:, :1, None], chosen[:, 0], torch.nan)
-    return best, proposal.mean
+        told = costs.gather(1, index[:, :1, None].expand(-1, -1, costs.shape[-1]))[:, 0]
+    assert told is not None, "a search needs noise"
+    return Found(best, told, None if guides is None else guides[1][:, 0], proposal.mean)

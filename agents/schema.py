@@ -220,6 +220,9 @@ def check(config: RunConfig) -> None:
     if agent.plan.elites > agent.plan.samples + agent.plan.guides:
         text = f"agent.plan.elites={agent.plan.elites} is more than the candidates there are"
         raise UserError(text, f"set agent.plan.elites={agent.plan.samples // 8} or more agent.plan.samples")
+    if agent.planner != "none" and agent.plan.margin is not None and not agent.plan.guides:
+        text = "agent.plan.margin compares a plan with the policy's own, which is the first guide"
+        raise UserError(text, "set agent.plan.guides=1 or more, or agent.plan.margin=null")
 
 
 def _check_env(env: EnvConfig) -> None:

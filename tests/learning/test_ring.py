@@ -50,5 +50,5 @@ def test_critics_converge_to_the_optimal_values(end, precision):
     values = trained(end, 1200, precision)
     visited = slice(1, None) if end == "terminate" else slice(None)  # nothing is ever done in a final place
     error = (values[:, visited] - exact[visited]).abs().max().item()
-    # A value in bfloat16 is known to one part in 128: over five seeds the error was .005 to .016, in float32 .002.
+    # A value in bfloat16 is known to one part in 128: the errors of five seeds were .005 to .016.
     assert error < (1e-2 if precision == "float32" else torch.finfo(torch.bfloat16).eps * exact.max().item())

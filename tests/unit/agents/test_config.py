@@ -91,6 +91,7 @@ def test_arguments_of_an_environment_are_free():
         (["agent.model_lr=nan"], "finite"),
         (["agent.discount=2"], "at most 1"),
         (["agent.planner=mpi"], "did you mean mppi"),
+        (["agent.plan.guides=0"], "or agent.plan.margin=null"),
         (["env.observations=pixel"], "did you mean pixels"),
         (["agent.batch=5000000"], "larger than replay.capacity"),
         (["agent.nstep=9"], "longer than agent.window"),

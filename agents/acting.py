@@ -59,7 +59,7 @@ class Actor:
         self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
         self.generator = torch.Generator(device).manual_seed(seed)
         # Only what repeats with one batch size is worth compiling: collecting, not evaluation.
-        self._explore_by_search = partial(self.search, exploring)
+        self._explore_by_search = partial(self.search, exploring, None)
         if cfg.compile:
             self._explore_by_search = Compiled(self._explore_by_search, device, say, "the planner")
 
@@ -141,15 +141,20 @@ class Actor:
         plan, (n, horizon, actions) = self.cfg.plan, warm.shape
         count = plan.guides + plan.iterations * plan.samples
         noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
-        search = self._explore_by_search if explore else partial(self.search, self.acting)
+        search = self._explore_by_search if explore else partial(self.search, self.acting, plan.margin)
         action, mean = search(state, warm, noise)
         if not bool(action.isfinite().all()):
             raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
         return action, torch.cat([mean[:, 1:], mean[:, -1:]], 1)
 
     @torch.no_grad()
-    def search(self, mind: Mind, state: State, warm: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Plan with standard normals (guides + iterations*samples, N H A): -> action N A, mean plan N H A."""
+    def search(
+        self, mind: Mind, margin: float | None, state: State, warm: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Plan with standard normals (guides + iterations*samples, N H A): -> action N A, mean plan N H A.
+
+        With a margin the policy acts where the critics do not agree that the plan is better.
+        """
         plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], mind
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
@@ -181,8 +186,8 @@ class Actor:
             temperature=plan.temperature,
         )
         action = found.plan[:, 0]
-        if plan.margin is not None and found.guide is not None:
-            keep = self._prefer_policy(found.guide, found.costs, plan.margin)
+        if margin is not None and found.guide is not None:
+            keep = self._prefer_policy(found.guide, found.costs, margin)
             action = torch.where(keep[:, None], policy.squash(policy(state.belief)), action)
         return action, found.mean
 

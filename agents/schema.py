@@ -68,7 +68,7 @@ class PlanConfig:
     std: float = option(0.6, "first spread of candidate actions", low=1e-6)
     margin: float | None = option(
         1.0,
-        "what a plan must be better than the policy by, in units of the critics' differences (null: any)",
+        "in evaluation, how much better than the policy a plan must be, in critics' differences (null: any)",
         low=0.0,
     )
 

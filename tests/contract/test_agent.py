@@ -183,7 +183,7 @@ def test_what_acts_is_a_slow_average_of_what_learns():
 
 @pytest.mark.parametrize("case", ["continuous", "continuous, planned"])
 def test_it_explores_with_what_learns_and_does_well_with_its_average(case):
-    _, env, agent = build(case, "agent.explore_noise=0", "agent.wander=0")
+    _, env, agent = build(case, "agent.explore_noise=0", "agent.wander=0", "agent.plan.margin=null")
     obs = observation(env)
     with torch.no_grad():
         agent.policy.head.bias.fill_(9.0)
@@ -242,8 +242,8 @@ def test_the_planner_prefers_the_action_the_reward_head_pays_for():
 
 
 @pytest.mark.parametrize("case", ["continuous, planned", "discrete, planned"])
-@pytest.mark.parametrize("margin", ["1.0", "null"])
-def test_a_plan_that_critics_do_not_agree_on_leaves_the_policy_alone(case, margin):
+@pytest.mark.parametrize(("margin", "explore"), [("1.0", False), ("null", False), ("1.0", True)])
+def test_a_plan_that_critics_do_not_agree_on_leaves_the_policy_alone(case, margin, explore):
     _, _, agent = build(case, f"agent.plan.margin={margin}")
     belief, warm = torch.randn(3, agent.model.belief_size), agent.start(3).plan
     state = State(belief, agent.model.start(3))
@@ -257,11 +257,11 @@ def test_a_plan_that_critics_do_not_agree_on_leaves_the_policy_alone(case, margi
             return torch.stack([word * taken for word in words])
 
         agent._values = values
-        return agent.plan(state, warm, torch.Generator().manual_seed(0), explore=False)[0]
+        return agent.plan(state, warm, torch.Generator().manual_seed(0), explore=explore)[0]
 
     agree, disagree = planned(100.0, 101.0), planned(100.0, -100.0)
     assert not torch.equal(agree, policy)
-    assert torch.equal(disagree, policy) == (margin == "1.0")
+    assert torch.equal(disagree, policy) == (margin == "1.0" and not explore)
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_the_search_is_one_graph(case):
     noise = torch.randn(plan.guides + plan.iterations * plan.samples, *carry.plan.shape)
     state = State(belief, cache)
     # aot_eager traces like the real compiler, without a minute of code generation.
-    search = partial(agent.search, agent.exploring)
+    search = partial(agent.search, agent.exploring, agent.cfg.plan.margin)
     compiled = torch.compile(search, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(state, carry.plan, noise), search(state, carry.plan, noise))
 

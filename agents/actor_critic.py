@@ -13,6 +13,7 @@ from agents.capturing import Captured, capture
 from agents.cli import UserError
 from agents.compiling import Compiled
 from agents.crash import NotFinite, odd
+from agents.flat import Flat, join_state, split_state
 from agents.networks import Ensemble, Policy
 from agents.precision import ROUNDING, choose_precision
 from agents.returns import bootstrap_rows, n_step
@@ -53,14 +54,19 @@ class ActorCritic(Actor):
         for slow in acting:
             slow.requires_grad_(False)
         super().__init__(acting, learning, spec, cfg, seed=seed, device=device, say=say)
-        self.groups = [
-            list(self.objective.trainable()),
-            list(self.critic.parameters()),
-            list(self.policy.parameters()),
+        both = list(zip(learning, acting, strict=True))
+        self._buffers = [
+            pair for fast, slow in both for pair in zip(slow.buffers(), fast.buffers(), strict=True)
         ]
+        moved = [
+            [pair for pair in zip(fast.parameters(), slow.parameters(), strict=True) if pair[0].requires_grad]
+            for fast, slow in both
+        ]
+        self.groups = [Flat([fast for fast, _ in pairs]) for pairs in moved]
+        self.averages = [Flat([slow for _, slow in pairs]) for pairs in moved]
         rates = [cfg.model_lr, cfg.critic_lr, cfg.policy_lr]
         self.optimiser = torch.optim.AdamW(
-            [{"params": group, "lr": rate} for group, rate in zip(self.groups, rates, strict=True)],
+            [{"params": [flat.whole], "lr": rate} for flat, rate in zip(self.groups, rates, strict=True)],
             weight_decay=cfg.weight_decay,
             fused=True,
             capturable=device.type == "cuda",  # or it refuses to be captured
@@ -174,9 +180,12 @@ class ActorCritic(Actor):
         loss, priority, metrics = self._losses(batch, clipped)
         # To None, not zero: the backward pass then writes gradients to the recording's own memory instead of
         # adding to what is there, and a replay repeats just that.
-        self.optimiser.zero_grad(set_to_none=True)
+        for flat in self.groups:
+            flat.forget_slopes()
         loss.backward()
-        norms = [nn.utils.clip_grad_norm_(group, self.cfg.grad_clip, foreach=True) for group in self.groups]
+        for flat in self.groups:
+            flat.collect_slopes()
+        norms = [flat.clip_slopes(self.cfg.grad_clip) for flat in self.groups]
         names = ("model", "critic", "policy")
         metrics |= {f"grad/{name}": norm for name, norm in zip(names, norms, strict=True)}
         if self.device.type == "cpu" and not isinstance(self._learn, Captured):
@@ -189,11 +198,10 @@ class ActorCritic(Actor):
     def track(self) -> None:
         """Move the targets and the averages, after the optimiser step."""
         self.objective.target.update()
-        for slow, fast in zip(self.acting, self.exploring, strict=True):
-            mine, theirs = list(slow.parameters()), list(fast.parameters())
-            torch._foreach_lerp_(mine, theirs, self.cfg.tau)  # type: ignore[attr-defined]
-            for old, new in zip(slow.buffers(), fast.buffers(), strict=True):
-                old.copy_(new)
+        for slow, fast in zip(self.averages, self.groups, strict=True):
+            slow.whole.lerp_(fast.whole, self.cfg.tau)
+        for old, new in self._buffers:
+            old.copy_(new)
 
     # ---- state
 
@@ -217,7 +225,7 @@ class ActorCritic(Actor):
         """Weights, optimiser and noise: all that a bit-exact continuation needs."""
         return {
             "weights": self.weights(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": split_state(self.optimiser.state_dict(), self.groups),
             "generator": self.generator.get_state(),
             "precision": self.precision,
         }
@@ -237,8 +245,7 @@ class ActorCritic(Actor):
         """Continue exactly from `state`."""
         self.load_weights(state["weights"])
         self.precision = state["precision"]
-        # Copied: torch would go on with the very tensors it is given, shared with whoever else has them.
-        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.optimiser.load_state_dict(join_state(state["optimiser"], self.groups))
         for group in self.optimiser.param_groups:  # of this device, not of the one that saved
             group["capturable"] = self.optimiser.defaults["capturable"]
         if isinstance(self._learn, Captured):

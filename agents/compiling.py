@@ -96,6 +96,7 @@ class Compiled:
 
     def _first(self, *args: Any) -> Any:
         from torch._dynamo.exc import BackendCompilerFailed
+        from torch._functorch import config as functorch
         from torch._inductor.exc import InductorError
 
         self.tried, fix = True, "apt-get install g++ python3-dev"
@@ -105,8 +106,10 @@ class Compiled:
             options: Any = {"cpp_wrapper": True} if self.device.type == "cpu" else None
             self.run = torch.compile(self.plain, fullgraph=True, dynamic=False, options=options)
             try:
-                with warnings.catch_warnings():  # torch's remarks on its own insides
-                    warnings.simplefilter("ignore", FutureWarning)
+                # Else it keeps masks of activations beside what they come from, and reads and writes them one
+                # by one: an update takes 0.7 of 18 ms longer.
+                with warnings.catch_warnings(), functorch.patch(recompute_views=True):
+                    warnings.simplefilter("ignore", FutureWarning)  # torch's remarks on its own insides
                     if self.learns:
                         learns, tolerance = self.learns, self.tolerance()
                         self.reason = wrong_gradients(self.plain, self.run, args, learns, tolerance)

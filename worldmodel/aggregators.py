@@ -91,8 +91,8 @@ class CausalBlock(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(width, ff), nn.SiLU(), nn.Linear(ff, width))
 
     def split(self, x: Tensor) -> Tensor:
-        """Separate the heads: B T W -> B heads T W/heads."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """Separate the heads: B T W -> B T heads W/heads."""
+        return x.unflatten(-1, (self.heads, -1))
 
     def forward(
         self, x: Tensor, past: tuple[Tensor, Tensor] | None, ages: Tensor, allowed: Tensor
@@ -102,13 +102,11 @@ class CausalBlock(nn.Module):
         if past is not None:
             keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
         q, k, v = self.split(query * self.scale), self.split(keys), self.split(values)
-        # score(t, s) = q_t . (k_s + r_{t-s}), where `ages` lays r out over the pairs. Written out as sums,
-        # because T, S and heads are small: compiled they fuse, and tiny matrix products are slow.
-        r = torch.einsum("hdc,tsc->htsd", self.relative, ages)
-        scores = (
-            (q[:, :, :, None] * (k[:, :, None] + r)).sum(-1).masked_fill(~allowed[:, None], float("-inf"))
-        )
-        mixed = (scores.softmax(-1)[..., None] * v[:, :, None]).sum(-2).transpose(1, 2).flatten(2)
+        # score(t, s) = q_t . (k_s + r_{t-s}), where `ages` lays r out over the pairs. Written out as sums
+        # over B T S heads W/heads, because T, S and heads are small: compiled they fuse, along the features.
+        r = torch.einsum("hdc,tsc->tshd", self.relative, ages)
+        scores = (q[:, :, None] * (k[:, None] + r)).sum(-1).masked_fill(~allowed[..., None], float("-inf"))
+        mixed = (scores.softmax(2)[..., None] * v[:, None]).sum(2).flatten(2)
         x = x + self.out(mixed)
         return x + self.feedforward(self.norm2(x)), keys, values
 

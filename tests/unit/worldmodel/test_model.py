@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldmodel import ModelError, State
-from worldmodel.blocks import NORMALISERS, LayerNorm, SimNorm
+from worldmodel.blocks import NORMALISERS, LayerNorm, SimNorm, StridedSimNorm
 
 
 def start_state(model, batch):
@@ -100,6 +100,8 @@ def test_predictions_are_normalised_like_latents(make_objective, make_batch, nam
     for value in (outputs.latents, outputs.prediction, outputs.answer):
         if name == "simnorm":
             torch.testing.assert_close(value.unflatten(-1, (2, 8)).sum(-1), torch.ones(*value.shape[:-1], 2))
+        if name == "strided_simnorm":
+            torch.testing.assert_close(value.unflatten(-1, (8, 2)).sum(-2), torch.ones(*value.shape[:-1], 2))
         if name == "layernorm":
             torch.testing.assert_close(value.mean(-1), torch.zeros(value.shape[:-1]), atol=1e-5, rtol=0)
             torch.testing.assert_close(
@@ -107,7 +109,7 @@ def test_predictions_are_normalised_like_latents(make_objective, make_batch, nam
             )
 
 
-@pytest.mark.parametrize("normaliser", [SimNorm(16), LayerNorm(16)])
+@pytest.mark.parametrize("normaliser", [SimNorm(16), StridedSimNorm(16), LayerNorm(16)])
 def test_an_inverse_normalised_again_is_the_latent(normaliser):
     z = normaliser(torch.randn(5, 16))
     torch.testing.assert_close(normaliser(normaliser.inverse(z)), z, atol=1e-4, rtol=1e-3)

@@ -14,7 +14,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = ("agent.hidden=8", "agent.bins=11", "agent.critics=1", "worldmodel.encoder.latent=8")
 TINY = ("worldmodel.encoder.hidden=[8]", "worldmodel.predictor.hidden=[8]", "worldmodel.aggregator.width=8")
 # What were the defaults.
-THEN = ("replay=uniform", "replay.fade=1.0", "worldmodel/terms=rollout", "agent.plan.margin=null")
+GROUPS = "worldmodel.encoder.normaliser=simnorm"
+THEN = ("replay=uniform", "replay.fade=1.0", "worldmodel/terms=rollout", "agent.plan.margin=null", GROUPS)
 ENDS = ("trainer.eval_every=0", "trainer.checkpoint_every=0", "trainer.frames=260")
 WORDS = (*TOY, *SMALL, *TINY, *THEN, *ENDS)
 

@@ -16,7 +16,7 @@ from agents.crash import NotFinite, odd
 from agents.flat import Flat, join_state, split_state
 from agents.networks import Ensemble, Policy
 from agents.precision import ROUNDING, choose_precision
-from agents.returns import bootstrap_rows, n_step
+from agents.returns import bootstrap_rows, n_step, rewarded_share
 from worldmodel import Objective
 from worldmodel.encoders.table import MISSING
 from worldmodel.views import hide
@@ -107,7 +107,6 @@ class ActorCritic(Actor):
         with torch.no_grad():
             error = (self.bins.mean(logits).mean(0) - target.returns).abs() * mask
             priority = error.amax(1)
-            size = batch["reward"].abs() * batch["valid"]
         metrics |= {
             "loss/critic": critic_loss,
             "loss/policy": policy_loss,
@@ -115,7 +114,7 @@ class ActorCritic(Actor):
             "value/error": error.sum() / count,
             "value/scale": scale,
             # What ends wandering. Values would not do: those of nothing take long to vanish.
-            "reward/share": (size > 0.01 * size.amax()).sum() / batch["valid"].sum(),
+            "reward/share": rewarded_share(batch["reward"], batch["valid"], batch["weight"]),
         }
         total = loss + self.cfg.critic_weight * critic_loss + policy_loss
         return total, priority, {name: value.detach() for name, value in metrics.items()}
@@ -149,6 +148,7 @@ class ActorCritic(Actor):
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         read = {key: batch.get(key) for key in (*self.model.observation_keys, *READ)}
+        read["weight"] = batch.get("weight", torch.ones(batch.shape, device=batch.device))
         if self.cfg.hide:
             columns = (len(noise), read[MISSING].shape[-1])
             draw = torch.rand(columns, generator=self.generator, device=self.device)

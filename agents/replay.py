@@ -20,7 +20,7 @@ Fields = dict[str, tuple[tuple[int, ...], str]]
 
 SCHEMA = 1
 _BOOKKEEPING = 8 + 1 + 4  # key, startable, weight
-_RESERVED = {"prev_action", "reward", "terminated", "truncated", "is_first", "valid", "index"}
+_RESERVED = {"prev_action", "reward", "terminated", "truncated", "is_first", "valid", "index", "weight"}
 
 
 class Replay(ReplayBuffer):
@@ -54,8 +54,10 @@ class Replay(ReplayBuffer):
             return TensorDict(rows, index.shape, device=self.ring.device), {"index": index[:, 0]}
 
     def gather(self, *drawn: Tensor) -> dict[str, Tensor]:
-        """Gather windows with what the sampler drew -> B T ..."""
-        return self.ring.windows(self.draw.choose(self.ring, *drawn))
+        """Gather windows with what the sampler drew, and how much they are preferred -> B T ..."""
+        start = self.draw.choose(self.ring, *drawn)
+        rows = self.ring.windows(start)
+        return {**rows, "weight": self.draw.weigh(start)[:, None].expand_as(rows["valid"])}
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None:
         """Set the priorities of sampled windows: `batch["index"]` B T or its first column B, B."""

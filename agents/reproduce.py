@@ -24,6 +24,8 @@ class Reproduce:
 
 def reproduce(options: Reproduce) -> int:
     """Compute a failed update again; exit code 1 where it does not fail again."""
+    import torch
+
     from agents import checkpoint, crash
     from agents.loading import load_run
 
@@ -36,6 +38,7 @@ def reproduce(options: Reproduce) -> int:
     update = state["progress"]["counters"]["updates"] + 1
     print(f"update {update:,}, at {loaded.frames:,} frames: {crash.say(recorded)}")
     noise = batch.pop("noise")
+    batch.setdefault("weight", torch.ones_like(batch["reward"]))  # older ones have none
     with crash.odd_outputs(loaded.agent.modules()) as outputs:
         try:
             loaded.agent.slopes(batch, noise)

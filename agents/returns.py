@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_WEIGHT = 0.01  # what is drawn less often than this counts as drawn so often
+
 
 class Values(NamedTuple):
     """Returns to regress on and the mask of rows that have one: B T-1."""
@@ -49,3 +51,14 @@ def n_step(
     ahead = (at - start).clamp_min(0).to(value.dtype)
     future = value[:, slot] * (1 - terminated.gather(1, at).to(value.dtype))
     return Values(gains + discount**ahead * future, mask)
+
+
+def rewarded_share(reward: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
+    """The share of rows with a reward worth the name among all that windows are drawn from: B T -> 0-d.
+
+    Windows that are drawn `weight` times as often as others count for so much less, or a few rewards that are
+    replayed over and over would look like many.
+    """
+    size = reward.abs() * valid
+    odds = 1 / weight.clamp_min(LEAST_WEIGHT)
+    return ((size > 0.01 * size.amax()) * odds).sum() / (valid * odds).sum()

@@ -42,6 +42,10 @@ class UniformStarts(Sampler):
         slot = torch.arange(batch_size, device=draws.device) % accepted[-1].clamp(min=1)
         return draws.index_select(0, torch.searchsorted(accepted, slot + 1).clamp(max=len(draws) - 1))
 
+    def weigh(self, start: Tensor) -> Tensor:
+        """How much oftener than others of their age rows are drawn, as it can be captured: B -> B."""
+        return torch.ones_like(start, dtype=torch.float32)
+
     def state_dict(self) -> dict[str, Any]:
         """The generator's state."""
         return {"generator": self.generator.get_state()}
@@ -110,6 +114,10 @@ class PrioritizedStarts(UniformStarts):
         total = (self.weight[row] * faded).flatten().cumsum(0)  # of what was never written the weight is 0
         place = torch.searchsorted(total, draws * total[-1], right=True).clamp(max=len(total) - 1)
         return row.flatten().index_select(0, place)
+
+    def weigh(self, start: Tensor) -> Tensor:
+        """How much oftener than others of their age rows are drawn, as it can be captured: B -> B."""
+        return self.weight[start]
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state, the weights and the highest weight."""

@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from agents import chunks, durable
 from agents.cli import DiskError, UserError
 from agents.replay import forecast_bytes, make_replay
+from agents.returns import rewarded_share
 from agents.starts import FORGOTTEN
 
 FIELDS = {"state": ((3,), "float32")}  # episode number, step in the episode, column
@@ -216,6 +217,29 @@ def test_priorities_set_the_frequencies():
     expected = 4000 * 10 / (len(rows) - 1 + 10)
     assert abs(int(counts[rows[0]]) - expected) < 5 * expected**0.5
     assert counts[~replay.ring.startable].sum() == 0
+
+
+def test_windows_say_how_much_they_were_preferred():
+    replay, play = build(400, 2, 3, batch=4000, sampler="prioritized", alpha=0.5), Counter(2, [10])
+    replay.extend(play.collect(50))
+    rows = replay.ring.startable.nonzero().flatten()
+    replay.update_priority(rows, torch.full((len(rows),), 4.0))
+    replay.update_priority(rows[:1], torch.tensor([10_000.0]))
+    batch = replay.sample()
+    expected = torch.where(batch["index"][:, :1] == rows[0], 100.0, 2.0).expand(batch.shape)
+    assert torch.equal(batch["weight"], expected)
+    rewards = torch.zeros(400).index_fill_(0, rows[: len(rows) // 4], 1.0)  # a quarter of what can be drawn
+    drawn = rewards[batch["index"][:, :1]]
+    whole = torch.ones_like(drawn, dtype=torch.bool)
+    share = rewarded_share(drawn, whole, batch["weight"][:, :1])
+    assert share == pytest.approx(0.25, abs=0.03)
+    assert drawn.mean() > 0.4
+
+
+def test_windows_drawn_uniformly_are_not_preferred():
+    replay, play = build(400, 2, 3), Counter(2, [10])
+    replay.extend(play.collect(50))
+    assert (replay.sample()["weight"] == 1).all()
 
 
 def test_new_rows_get_the_highest_priority():

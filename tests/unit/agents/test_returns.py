@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.returns import bootstrap_rows, discount_for
+from agents.returns import bootstrap_rows, discount_for, rewarded_share
 from agents.returns import n_step as n_step_at_rows
 
 
@@ -65,3 +65,14 @@ def test_the_discount_looks_a_fifth_of_an_episode_ahead():
     assert discount_for(1000, 1) == 0.995
     assert discount_for(50, 1) == 0.95
     assert discount_for(None, 1) == 0.99
+
+
+def test_the_share_of_rewarded_rows_counts_preferred_windows_less():
+    reward = torch.tensor([[1.0, 0.0, 9.0], [0.0, 0.001, 0.0], [1.0, 1.0, 1.0]])
+    valid = torch.tensor([[True, True, False], [True, True, True], [True, True, True]])
+    alike = torch.ones_like(reward)
+    assert rewarded_share(reward, valid, alike) == pytest.approx(4 / 8)
+    preferred = torch.tensor([[4.0], [1.0], [4.0]]).expand_as(reward)
+    assert rewarded_share(reward, valid, preferred) == pytest.approx((0.25 + 0.75) / (0.5 + 3 + 0.75))
+    assert rewarded_share(reward * 0, valid, alike) == 0
+    assert rewarded_share(reward, valid, alike * 0).isfinite()

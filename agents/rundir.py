@@ -226,7 +226,12 @@ def _check_explicit(path: Path, config_hash: str, config: dict[str, Any], seed: 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     old, new = essentials(there), essentials(here)
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in keys]
+    return [f"{key}: {_typed(old.get(key))} there, {_typed(new.get(key))} here" for key in keys]
+
+
+def _typed(value: Any) -> str:
+    """Say a setting as one would type it."""
+    return repr(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _acquire(path: Path) -> int:

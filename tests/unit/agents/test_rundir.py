@@ -78,6 +78,14 @@ def test_at_most_five_differences_are_shown(tmp_path):
         start(tmp_path, dir=tmp_path / "x", config_hash="f" * 16, config={f"k{i}": 1 for i in range(9)})
 
 
+def test_differences_are_shown_as_they_are_typed(tmp_path):
+    old, new = {"margin": None, "capture": True}, {"margin": 1.0, "capture": False}
+    start(tmp_path, dir=tmp_path / "x", config=old).close()
+    text = "capture: true there, false here\n    margin: null there, 1.0 here"
+    with pytest.raises(UserError, match=text):
+        start(tmp_path, dir=tmp_path / "x", config_hash="f" * 16, config=new)
+
+
 def test_only_differences_that_matter_are_shown(tmp_path):
     old = {"agent": {"batch": 1}, "trainer": {"frames": 1}, "run": {"root": "a"}}
     new = {"agent": {"batch": 2, "hide": 0.0}, "trainer": {"frames": 2}, "run": {"root": "b"}}

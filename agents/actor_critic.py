@@ -148,7 +148,8 @@ class ActorCritic(Actor):
         shape = (batch.shape[0], batch.shape[1] - self.cfg.nstep, self.actions)
         noise = torch.randn(shape, generator=self.generator, device=self.device)
         read = {key: batch.get(key) for key in (*self.model.observation_keys, *READ)}
-        read["weight"] = batch.get("weight", torch.ones(batch.shape, device=batch.device))
+        weight = batch.get("weight", None)
+        read["weight"] = torch.ones(batch.shape, device=batch.device) if weight is None else weight
         if self.cfg.hide:
             columns = (len(noise), read[MISSING].shape[-1])
             draw = torch.rand(columns, generator=self.generator, device=self.device)

@@ -25,8 +25,7 @@ class Flat:
             place.copy_(weight.detach())
             weight.data = place
         self.whole = nn.Parameter(whole, requires_grad=False)
-        self.whole.grad = torch.zeros_like(whole)
-        self._slopes = self.parts(self.whole.grad)
+        self._slopes: list[Tensor] = []  # of what learns; averages need none
 
     def parts(self, whole: Tensor) -> list[Tensor]:
         """Split a tensor of the whole's size as the weights lie in it, without copying."""
@@ -44,6 +43,9 @@ class Flat:
     @torch.no_grad()
     def collect_slopes(self) -> None:
         """Bring the gradients of the weights together; one that nothing depended on has none, which is 0."""
+        if self.whole.grad is None:
+            self.whole.grad = torch.zeros_like(self.whole)
+            self._slopes = self.parts(self.whole.grad)
         places, slopes = [], []
         for place, weight in zip(self._slopes, self.weights, strict=True):
             if weight.grad is None:
@@ -51,13 +53,14 @@ class Flat:
             else:
                 places.append(place)
                 slopes.append(weight.grad)
-        torch._foreach_copy_(places, slopes)  # pyright: ignore[reportPrivateImportUsage]
+        if places:  # else the foreach operation complains
+            torch._foreach_copy_(places, slopes)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def clip_slopes(self, limit: float) -> Tensor:
         """Shorten the collected gradients to at most `limit` and return how long they were, 0-d."""
         slopes = self.whole.grad
-        assert slopes is not None  # since the beginning
+        assert slopes is not None, "collect the slopes first"
         norm = slopes.norm()
         slopes *= (limit / (norm + 1e-6)).clamp(max=1.0)
         return norm

@@ -120,6 +120,11 @@ def test_a_weight_that_nothing_depends_on_has_no_slope_and_no_past():
     net[2].bias.sum().backward()
     flat.collect_slopes()
     assert [bool(part.any()) for part in flat.parts(flat.whole.grad)] == [False, False, False, True]
+    flat.forget_slopes()
+    flat.collect_slopes()
+    assert not flat.whole.grad.any()  # nothing depended on any of them
+    assert flat.clip_slopes(1.0) == 0
+    net[2].bias.sum().backward()
     optimiser = torch.optim.AdamW(net.parameters())
     optimiser.step()  # the last bias alone has a gradient
     (state,) = join_state(optimiser.state_dict(), [flat])["state"].values()

@@ -82,7 +82,7 @@ _RESOLVER = re.compile(r"\$\{[^}]*:")
 
 def load_config(argv: Sequence[str]) -> RunConfig:
     """Compose the configuration of a run from the words of a command line and check every value."""
-    config = _to_schema(_compose(normalise(argv), RunConfig))
+    config = _to_schema(_compose_run(argv))
     if config.env.entry and not any(word.startswith("env.entry=") for word in argv):
         text = f"env.entry={config.env.entry} names code to run, and only the command line may do that"
         raise UserError(text, f"type env.entry={config.env.entry} there")
@@ -197,11 +197,24 @@ def env_name(config: EnvConfig) -> str:
     """Return a short name of the environment, for directories and labels."""
     if config.name:
         return config.name
-    what = config.task or config.id or config.entry or ""
+    what = {"gym": config.id, "entry": config.entry}.get(config.kind, config.task) or ""
     return f"{config.kind}_{what}".rstrip("_") if config.kind != "entry" else what
 
 
 PRIMARY = {RunConfig: "config", PretrainConfig: "pretrain"}  # the file that composition begins with
+
+
+def _compose_run(argv: Sequence[str]) -> Any:
+    from omegaconf import OmegaConf
+
+    words = normalise(argv)
+    given = {word.partition("=")[0] for word in argv}
+    if "experiment" in given and not given & {"env.name", "env.id", "env.entry"}:
+        # An experiment that changes the environment makes a name from the task, to tell its runs apart.
+        node = _compose([word for word in words if not word.startswith("env.name=")], RunConfig)
+        if OmegaConf.is_interpolation(node.env, "name"):
+            return node
+    return _compose(words, RunConfig)
 
 
 def _compose(words: list[str], schema: type) -> Any:

@@ -103,6 +103,8 @@ def normalise(words: Sequence[str], schema: type = RunConfig) -> list[str]:
         seen[key] = value
         if key == "env" and "env" in known_groups:
             first += _environment(value)
+            if any(other.startswith("experiment=") for other in words):
+                first += _own_settings(value)  # an experiment has a task of its own
         elif key in known_groups:
             _check_choice(key, value, known_groups[key])
             rest.append(word)
@@ -200,6 +202,14 @@ def _environment(name: str) -> list[str]:
         raise UserError(f"there is no environment {name!r}{close}", fix)
     kind, _, task = name.partition("_")
     return [f"env={kind}", f"env.task={task}", f"env.name={name}"]
+
+
+def _own_settings(name: str) -> list[str]:
+    """What makes an environment with a file of its own that environment, as overrides."""
+    if name not in groups()["env"]:
+        return []
+    lines = (config_folder() / "env" / f"{name}.yaml").read_text().splitlines()
+    return [f"env.{line.replace(': ', '=')}" for line in lines if line.startswith(("task: ", "name: "))]
 
 
 def _number(value: str, hint: Any) -> str:

@@ -46,6 +46,15 @@ def test_the_default_is_dmc_walker():
         (["env.id=Pendulum-v1"], "gym", "Pendulum-v1", "gym_Pendulum-v1"),
         (["env.entry=pkg.mod:make"], "entry", "pkg.mod:make", "pkg.mod:make"),
         (["env=dmc_walker", "env.task=walker_run"], "dmc", "walker_run", "dmc_walker_run"),
+        (["experiment=masked"], "dmc", "cartpole_swingup", "dmc_cartpole_swingup_masked"),
+        (["experiment=masked", "env=dmc_walker"], "dmc", "walker_walk", "dmc_walker_walk_masked"),
+        (["experiment=masked", "env=dmc_finger_spin"], "dmc", "finger_spin", "dmc_finger_spin_masked"),
+        (["env.task=walker_run", "experiment=delayed"], "dmc", "walker_run", "dmc_walker_run_delayed"),
+        (["experiment=masked", "env=toy_ring"], "toy", "ring", "toy_ring_masked"),
+        (["experiment=masked", "env=dmc_walker", "env.name=mine"], "dmc", "walker_walk", "mine"),
+        (["experiment=masked", "env=gym", "env.id=Ant-v5"], "gym", "Ant-v5", "gym_Ant-v5"),
+        (["experiment=race", "env=dmc_cheetah_run"], "dmc", "cheetah_run", "dmc_cheetah_run"),
+        (["experiment=race", "env.task=cheetah_run"], "dmc", "cheetah_run", "dmc_cheetah_run"),
     ],
 )
 def test_an_environment_is_found_by_its_short_name(words, kind, what, name):

@@ -99,6 +99,7 @@ def test_a_resumed_run_keeps_the_precision_that_it_began_with():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compiles for 90 s, beside other work for 300
 def test_a_compiled_update_in_bfloat16_is_believed():
     said = []
     cfg, env, agent = build("continuous", "agent.precision=bfloat16", "agent.compile=true")

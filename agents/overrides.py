@@ -208,7 +208,7 @@ def _own_settings(name: str) -> list[str]:
     """What makes an environment with a file of its own that environment, as overrides."""
     if name not in groups()["env"]:
         return []
-    lines = (config_folder() / "env" / f"{name}.yaml").read_text().splitlines()
+    lines = (config_folder() / "env" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     return [f"env.{line.replace(': ', '=')}" for line in lines if line.startswith(("task: ", "name: "))]
 
 

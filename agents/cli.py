@@ -42,7 +42,6 @@ from agents.options import DiskError, UserError, describe_options, option, parse
 __all__ = [
     "DiskError",
     "UserError",
-    "command",
     "guard_packages",
     "option",
     "parse_options",
@@ -75,27 +74,6 @@ def run_command(
     return _guarded(functools.partial(_dispatch, name, body, words, options, load))
 
 
-def command(main: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
-    """Wrap a function of raw argv words; `--help` prints the docstring of its module."""
-
-    @functools.wraps(main)
-    def wrapped(argv: list[str] | None = None) -> int:
-        words = list(sys.argv[1:] if argv is None else argv)
-
-        def run() -> int | None:
-            if HELP & set(words):
-                print((sys.modules[main.__module__].__doc__ or main.__doc__ or "").strip())
-                return 0
-            guard_packages()
-            prepare_rendering()
-            prepare_threads(words)
-            return main(words)
-
-        return _guarded(run)
-
-    return wrapped
-
-
 def _dispatch(name: str, body: Body, words: list[str], options: type | None, load: str) -> int | None:
     if HELP & set(words):
         print(_help(name, body, options, load))
@@ -109,13 +87,14 @@ def _dispatch(name: str, body: Body, words: list[str], options: type | None, loa
     prepare_rendering()
     if options is not None:
         return body(parse_options(words, options))
-    prepare_threads(words)
     from agents import config as configuration
 
     config = getattr(configuration, load)([word for word in words if word != "--show-config"])
     if "--show-config" in words:
         print(configuration.to_yaml(config), end="")
         return 0
+    asked = config.trainer if hasattr(config, "trainer") else config.learning
+    prepare_threads(asked.threads)
     return body(config)
 
 
@@ -132,14 +111,10 @@ def _help(name: str, body: Body, options: type | None, load: str) -> str:
     return "\n".join([*head, *describe_options(options), *tail])
 
 
-def prepare_threads(words: Sequence[str]) -> None:
+def prepare_threads(threads: int) -> None:
     """Set the thread variables that count only before torch is imported; what the user exported wins."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    keys = ("trainer.threads=", "learning.threads=")
-    asked = [word.partition("=")[2] for word in words if word.startswith(keys)]
-    threads = int(asked[-1]) if asked and asked[-1].isdigit() else 1
-    if threads > 0:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if threads == 1:
         # Several threads must spin: asleep between two small products they halve the speed (21 against 42
         # updates/s). Whoever has one thread has nobody to wait for, and a shared machine to be kind to.

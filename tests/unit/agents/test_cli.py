@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import cli
-from agents.cli import DiskError, UserError, command, option, parse_options, run_command
+from agents.cli import DiskError, UserError, option, parse_options, run_command
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -193,10 +193,6 @@ def test_help_of_options_shows_defaults_and_choices_and_runs_nothing(capsys):
     assert "a run (required)" in text
 
 
-def test_a_raw_command_gets_its_words():
-    assert command(lambda words: len(words))(["a", "b"]) == 2
-
-
 @pytest.mark.parametrize("module", ["agents.plot", "agents.doctor"])
 def test_help_imports_nothing_heavy(module):
     code = f"import runpy, sys; sys.argv[1:] = ['--help']; runpy.run_module({module!r}, run_name='__main__')"
@@ -249,10 +245,25 @@ def test_threads_are_set_before_torch_unless_the_user_chose(monkeypatch):
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    cli.prepare_threads(["trainer.threads=2"])
+    cli.prepare_threads(2)
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "OMP_WAIT_POLICY" not in os.environ, "threads that sleep between small products halve the speed"
-    cli.prepare_threads(["trainer.threads=3"])
+    cli.prepare_threads(3)
     assert os.environ["OMP_NUM_THREADS"] == "2"
-    cli.prepare_threads([])
+    cli.prepare_threads(1)
     assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
+
+
+def test_threads_of_an_experiment_are_set_before_torch_too():
+    code = (
+        "import os, sys; from agents.cli import run_command\n"
+        "def tell(cfg):\n"
+        "    print(*map(os.environ.get, ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY')), 'torch' in sys.modules)\n"
+        "sys.exit(run_command('train', tell, ['experiment=race']))"
+    )
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["2", "None", "False"]

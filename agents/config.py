@@ -208,10 +208,11 @@ def _compose_run(argv: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
     words = normalise(argv)
+    unnamed = [word for word in words if not word.startswith("env.name=")]
     given = {word.partition("=")[0] for word in argv}
-    if "experiment" in given and not given & {"env.name", "env.id", "env.entry"}:
+    if unnamed != words and "experiment" in given and not given & {"env.name", "env.id", "env.entry"}:
         # An experiment that changes the environment makes a name from the task, to tell its runs apart.
-        node = _compose([word for word in words if not word.startswith("env.name=")], RunConfig)
+        node = _compose(unnamed, RunConfig)
         if OmegaConf.is_interpolation(node.env, "name"):
             return node
     return _compose(words, RunConfig)

@@ -65,10 +65,17 @@ class Actor:
 
     def start(self, num: int) -> Carry:
         """An empty memory for `num` environments."""
-        horizon = self.cfg.plan.horizon if self.cfg.planner != "none" else 0
+        horizon = max(self._horizon(explore=each) for each in (True, False))
         zeros = torch.zeros(num, self.actions, device=self.device)
         plan = zeros[:, None].expand(-1, horizon, -1).clone()
         return Carry(self.acting.model.start(num), zeros, plan, zeros.new_zeros(num, dtype=torch.bool))
+
+    def _horizon(self, *, explore: bool) -> int:
+        """How many decisions the planner looks ahead: further where no learning waits for it."""
+        plan = self.cfg.plan
+        if self.cfg.planner == "none":
+            return 0
+        return plan.horizon if explore or plan.eval_horizon is None else plan.eval_horizon
 
     @torch.no_grad()
     def act(
@@ -138,14 +145,14 @@ class Actor:
         self, state: State, warm: Tensor, generator: torch.Generator, *, explore: bool
     ) -> tuple[Tensor, Tensor]:
         """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A."""
-        plan, (n, horizon, actions) = self.cfg.plan, warm.shape
+        plan, (n, room, actions), horizon = self.cfg.plan, warm.shape, self._horizon(explore=explore)
         count = plan.guides + plan.iterations * plan.samples
         noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
         search = self._explore_by_search if explore else partial(self.search, self.acting, plan.margin)
-        action, mean = search(state, warm, noise)
+        action, mean = search(state, warm[:, :horizon], noise)
         if not bool(action.isfinite().all()):
             raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
-        return action, torch.cat([mean[:, 1:], mean[:, -1:]], 1)
+        return action, torch.cat([mean[:, 1:], mean[:, -1:].expand(-1, 1 + room - horizon, -1)], 1)
 
     @torch.no_grad()
     def search(
@@ -155,14 +162,14 @@ class Actor:
 
         With a margin the policy acts where the critics do not agree that the plan is better.
         """
-        plan, n, (model, _, policy) = self.cfg.plan, warm.shape[0], mind
+        plan, (n, horizon, _), (model, _, policy) = self.cfg.plan, warm.shape, mind
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
 
         def cost(candidates: Tensor) -> Tensor:
             actions = candidates.flatten(0, 1)
-            seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], plan.horizon)
+            seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], horizon)
             return -self._worths(mind, seen).T.unflatten(0, (n, -1))
 
         def opening(candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +181,7 @@ class Actor:
                 chosen = torch.cat([self._greedy(choice[:, :1]), noisy, candidates[:, :, step]], 1)
                 return chosen.flatten(0, 1)
 
-            seen = model.imagine(state.repeat(plan.guides + plan.samples), act, plan.horizon)
+            seen = model.imagine(state.repeat(plan.guides + plan.samples), act, horizon)
             return seen.actions.unflatten(0, (n, -1)), -self._worths(mind, seen).T.unflatten(0, (n, -1))
 
         found = mppi(

@@ -63,11 +63,14 @@ class PlanConfig:
     elites: int = option(12, "candidates kept per iteration", low=1)
     iterations: int = option(2, "refinements per decision", low=1)
     horizon: int = option(3, "decisions looked ahead", low=1, high=100)
+    eval_horizon: int | None = option(
+        6, "decisions looked ahead in evaluation (null: as many)", low=1, high=100
+    )
     temperature: float = option(0.5, "softness of the weighting of elites", low=1e-6)
     std_min: float = option(0.05, "smallest spread of candidate actions", low=0.0)
     std: float = option(0.6, "first spread of candidate actions", low=1e-6)
     margin: float | None = option(
-        1.0,
+        None,
         "in evaluation, how much better than the policy a plan must be, in critics' differences (null: any)",
         low=0.0,
     )

@@ -10,7 +10,7 @@ from agents.cli import UserError
 from agents.config import load_config
 from agents.replay import make_replay
 from envs import make_batch
-from worldmodel import State
+from worldmodel import State, WorldModel
 
 CASES = {
     "continuous": ("point_mass", ["agent=policy"]),
@@ -183,7 +183,7 @@ def test_what_acts_is_a_slow_average_of_what_learns():
 
 @pytest.mark.parametrize("case", ["continuous", "continuous, planned"])
 def test_it_explores_with_what_learns_and_does_well_with_its_average(case):
-    _, env, agent = build(case, "agent.explore_noise=0", "agent.wander=0", "agent.plan.margin=null")
+    _, env, agent = build(case, "agent.explore_noise=0", "agent.wander=0", "agent.plan.eval_horizon=null")
     obs = observation(env)
     with torch.no_grad():
         agent.policy.head.bias.fill_(9.0)
@@ -262,6 +262,22 @@ def test_a_plan_that_critics_do_not_agree_on_leaves_the_policy_alone(case, margi
     agree, disagree = planned(100.0, 101.0), planned(100.0, -100.0)
     assert not torch.equal(agree, policy)
     assert torch.equal(disagree, policy) == (margin == "1.0" and not explore)
+
+
+@pytest.mark.parametrize(("asked", "far"), [("4", 4), ("null", 2), ("1", 1)])
+def test_it_looks_further_ahead_where_it_does_not_explore(monkeypatch, asked, far):
+    _, env, agent = build("continuous, planned", "agent.plan.horizon=2", f"agent.plan.eval_horizon={asked}")
+    seen, imagine = [], WorldModel.imagine
+    monkeypatch.setattr(
+        WorldModel,
+        "imagine",
+        lambda model, state, policy, horizon: seen.append(horizon) or imagine(model, state, policy, horizon),
+    )
+    carry = agent.start(3)
+    for explore in (True, False, True):  # one memory serves both
+        carry, _ = agent.act(carry, observation(env), explore=explore)
+        assert carry.plan.shape == (3, max(far, 2), agent.actions)
+    assert seen == [2, 2, far, far, 2, 2]
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ SMALL = ("agent.hidden=8", "agent.bins=11", "agent.critics=1", "worldmodel.encod
 TINY = ("worldmodel.encoder.hidden=[8]", "worldmodel.predictor.hidden=[8]", "worldmodel.aggregator.width=8")
 # What were the defaults.
 GROUPS = "worldmodel.encoder.normaliser=simnorm"
-THEN = ("replay=uniform", "replay.fade=1.0", "worldmodel/terms=rollout", "agent.plan.margin=null", GROUPS)
+NEAR = "agent.plan.eval_horizon=null"
+THEN = ("replay=uniform", "replay.fade=1.0", "worldmodel/terms=rollout", NEAR, GROUPS)
 ENDS = ("trainer.eval_every=0", "trainer.checkpoint_every=0", "trainer.frames=260")
 WORDS = (*TOY, *SMALL, *TINY, *THEN, *ENDS)
 

@@ -100,7 +100,7 @@ def test_arguments_of_an_environment_are_free():
         (["agent.model_lr=nan"], "finite"),
         (["agent.discount=2"], "at most 1"),
         (["agent.planner=mpi"], "did you mean mppi"),
-        (["agent.plan.guides=0"], "or agent.plan.margin=null"),
+        (["agent.plan.guides=0", "agent.plan.margin=1"], "or agent.plan.margin=null"),
         (["env.observations=pixel"], "did you mean pixels"),
         (["agent.batch=5000000"], "larger than replay.capacity"),
         (["agent.nstep=9"], "longer than agent.window"),
@@ -207,9 +207,9 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
 
 
 def test_a_run_of_before_goes_on_as_it_was_made(tmp_path):
-    config = load_config(["env=toy_ring", "trainer=debug", "agent.plan.margin=null"])
+    config = load_config(["env=toy_ring", "trainer=debug", "agent.plan.eval_horizon=null"])
     saved = config_dict(config)
-    del saved["agent"]["plan"]["margin"], saved["agent"]["hide"]  # which it did not know
+    del saved["agent"]["plan"]["eval_horizon"], saved["agent"]["hide"]  # which it did not know
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert read_config(tmp_path / "config.json") == config
     assert config_hash(config) != config_hash(load_config(["env=toy_ring", "trainer=debug"]))

@@ -11,6 +11,7 @@ from agents.segments import Ring
 
 # Draws per slot of a batch: at least half of the rows are startable, so 4 leave nothing to chance.
 CANDIDATES = 4
+LEAST = 0.005  # of the highest weight: without rewards all errors vanish, and only new rows would be drawn
 FORGOTTEN = 1e-4  # rows whose weight has faded to less are not drawn: one draw in ten thousand, together
 
 
@@ -95,7 +96,7 @@ class PrioritizedStarts(UniformStarts):
         """Set the priorities of start rows, without a number of its own, so that it can be captured: B, B."""
         weight = priority**self.alpha
         # What is not a number says nothing, and must not end up in the sums.
-        weight = torch.where(weight.isfinite(), weight, self.highest)
+        weight = torch.where(weight.isfinite(), weight, self.highest).maximum(LEAST * self.highest)
         self.weight[start] = self.ring.startable[start] * weight
         torch.maximum(self.highest, weight.max(), out=self.highest)
 

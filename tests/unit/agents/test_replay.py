@@ -13,7 +13,7 @@ from agents import chunks, durable
 from agents.cli import DiskError, UserError
 from agents.replay import forecast_bytes, make_replay
 from agents.returns import rewarded_share
-from agents.starts import FORGOTTEN
+from agents.starts import FORGOTTEN, LEAST
 
 FIELDS = {"state": ((3,), "float32")}  # episode number, step in the episode, column
 
@@ -252,6 +252,18 @@ def test_new_rows_get_the_highest_priority():
         "the previous newest row became startable, and so did the new ones"
     )
     assert replay.draw.weight[15] == 0
+
+
+def test_where_nothing_is_wrong_old_rows_are_drawn_as_well_as_the_newest():
+    replay, play = build(8000, 1, 3, batch=6400, sampler="prioritized"), Counter(1, [10**6])
+    replay.extend(play.collect(2000))
+    known = replay.ring.startable.nonzero().flatten()
+    replay.update_priority(known, torch.zeros(len(known)))
+    replay.extend(play.collect(1))
+    fresh = int((replay.draw.weight == 1).sum())
+    drawn = replay.sample()["index"][:, 0].unique(return_counts=True)[1]
+    assert len(drawn) > 1500
+    assert drawn.max() == pytest.approx(6400 / (fresh + (len(known) - fresh) * LEAST), rel=0.2)
 
 
 @pytest.mark.parametrize("odd", [math.inf, math.nan])

@@ -65,12 +65,12 @@ class Actor:
 
     def start(self, num: int) -> Carry:
         """An empty memory for `num` environments."""
-        horizon = max(self._horizon(explore=each) for each in (True, False))
+        horizon = max(self.horizon(explore=each) for each in (True, False))
         zeros = torch.zeros(num, self.actions, device=self.device)
         plan = zeros[:, None].expand(-1, horizon, -1).clone()
         return Carry(self.acting.model.start(num), zeros, plan, zeros.new_zeros(num, dtype=torch.bool))
 
-    def _horizon(self, *, explore: bool) -> int:
+    def horizon(self, *, explore: bool) -> int:
         """How many decisions the planner looks ahead: further where no learning waits for it."""
         plan = self.cfg.plan
         if self.cfg.planner == "none":
@@ -145,7 +145,7 @@ class Actor:
         self, state: State, warm: Tensor, generator: torch.Generator, *, explore: bool
     ) -> tuple[Tensor, Tensor]:
         """Search action sequences inside the model: N, N H A -> first actions N A and a warm start N H A."""
-        plan, (n, room, actions), horizon = self.cfg.plan, warm.shape, self._horizon(explore=explore)
+        plan, (n, room, actions), horizon = self.cfg.plan, warm.shape, self.horizon(explore=explore)
         count = plan.guides + plan.iterations * plan.samples
         noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
         search = self._explore_by_search if explore else partial(self.search, self.acting, plan.margin)

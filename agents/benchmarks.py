@@ -245,16 +245,18 @@ def updating(
 
 
 def planning(cfg: Any, spec: Spec, agent: Any, device: torch.device) -> Iterator[Row]:
-    """One planned decision."""
+    """One planned decision; nothing without a planner."""
     from worldmodel import State
 
+    if cfg.agent.planner == "none":
+        return
     belief = torch.zeros(1, agent.model.belief_size, device=device)
     state, generator = State(belief, agent.model.start(1)), torch.Generator(device).manual_seed(0)
     p = cfg.agent.plan
-    for name, explore, horizon in (("plan", True, p.horizon), ("plan/evaluation", False, p.eval_horizon)):
+    for name, explore in (("plan", True), ("plan/evaluation", False)):
         plan = partial(agent.plan, state, agent.start(1).plan, generator, explore=explore)
         ms = median_ms(plan, repeats=50, device=device)
-        about = f"{p.samples} candidates, {p.iterations} iterations, horizon {horizon or p.horizon}"
+        about = f"{p.samples} candidates, {p.iterations} iterations, horizon {agent.horizon(explore=explore)}"
         yield name, ms, "ms", about if explore else f"{about}, not compiled"
 
 

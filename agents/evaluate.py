@@ -3,6 +3,7 @@
 examples:
   python -m agents.evaluate run=last
   python -m agents.evaluate run=runs/dmc_walker_walk/s0-… episodes=20 planner=none
+  python -m agents.evaluate run=last horizon=3
   python -m agents.evaluate run=runs/dmc_walker_walk/s0-…/checkpoints/000050000
 """
 
@@ -26,6 +27,9 @@ class Evaluate:
         None, "seed of the episodes (default: the run's, which repeats the logged ones)", low=0
     )
     planner: str | None = option(None, "what chooses actions (default: as trained)", choices=("none", "mppi"))
+    horizon: int | None = option(
+        None, "decisions that the planner looks ahead (default: as in training)", low=1, high=100
+    )
     device: str = option("cpu", "auto, cpu or cuda (only the device of training repeats its numbers exactly)")
     entry: str | None = option(
         None, "your environment factory, if the run used one: it is code, so name it again"
@@ -40,7 +44,9 @@ def evaluate(options: Evaluate) -> int:
     from agents.loading import load_run
     from agents.rollouts import evaluate_episodes, summary
 
-    loaded = load_run(options.run, options.device, entry=options.entry, planner=options.planner)
+    loaded = load_run(
+        options.run, options.device, entry=options.entry, planner=options.planner, horizon=options.horizon
+    )
     episodes = options.episodes or loaded.config.trainer.eval_episodes
     seed = loaded.config.seed if options.seed is None else options.seed
     played = evaluate_episodes(loaded.agent, loaded.config.env, episodes, seed)
@@ -60,6 +66,7 @@ def evaluate(options: Evaluate) -> int:
             "frames": loaded.frames,
             "seed": seed,
             "planner": loaded.agent.cfg.planner,
+            "horizon": loaded.agent.horizon(explore=False),
         }
         result |= {"episodes": [asdict(episode) for episode in played], **metrics}
         with disk_errors(options.out), open(options.out, "w", encoding="utf-8") as file:

@@ -29,9 +29,17 @@ class Loaded(NamedTuple):
 
 
 def load_run(
-    text: str, device: str = "cpu", *, entry: str | None = None, planner: str | None = None
+    text: str,
+    device: str = "cpu",
+    *,
+    entry: str | None = None,
+    planner: str | None = None,
+    horizon: int | None = None,
 ) -> Loaded:
-    """Load the newest agent of a run (or the one of a checkpoint); nothing in the files can name code."""
+    """Load the newest agent of a run (or the one of a checkpoint); nothing in the files can name code.
+
+    `planner` and `horizon` (decisions looked ahead in evaluation) act otherwise than it was trained to.
+    """
     found = find_run(text)
     path = _good_checkpoint(found)
     saved = checkpoint.load(path, only={"weights", "state", "config"})
@@ -39,6 +47,9 @@ def load_run(
     spec = Spec.from_json(saved.documents["state"]["spec"])
     cfg.agent.compile = False  # acting never runs the update
     cfg.agent.planner = planner or cfg.agent.planner
+    if horizon is not None and cfg.agent.planner == "none":
+        raise UserError(f"horizon={horizon} needs a planner, and this agent acts without", "use planner=mppi")
+    cfg.agent.plan.eval_horizon = horizon or cfg.agent.plan.eval_horizon
     set_threads(saved.documents["state"]["threads"])  # another thread count may round differently
     agent = build_agent(cfg, spec, choose_device(device))
     agent.load_weights(saved.tensors["weights"])

@@ -150,6 +150,14 @@ def test_bench_prints_every_measurement(tell):
     assert "prioritized, 8 windows" in text  # what a run draws with
 
 
+def test_bench_measures_an_agent_without_a_planner(tell):
+    code, text = tell(bench, "env=toy_point_mass", "agent=policy", "trainer=debug", "agent.batch=8")
+    assert code == 0, text
+    rows = json.loads(text.strip().splitlines()[-1])
+    assert {"act", "update", "loop"} <= rows.keys()
+    assert not {name for name in rows if name.startswith("plan")}
+
+
 def test_doctor_finds_nothing_in_the_way(tell, tmp_path):
     code, text = tell(doctor, f"root={tmp_path}")
     assert code == 0, text

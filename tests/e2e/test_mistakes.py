@@ -1,5 +1,6 @@
 """What a user can get wrong ends with a sentence and its fix, not with a traceback or lost work."""
 
+import json
 import os
 import subprocess
 import sys
@@ -200,6 +201,19 @@ def test_probes_that_cannot_be_say_what_could(tell, finished, tmp_path, words, f
     assert code == 2
     assert fix in text
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_looks_as_far_as_it_is_told(tell, finished, tmp_path):
+    scores = {}
+    for words in ((), ("horizon=1",), ("horizon=6",)):
+        out = tmp_path / "out.json"
+        assert tell(evaluate, f"run={finished}", "episodes=1", *words, f"out={out}")[0] == 0
+        scores[words] = (found := json.loads(out.read_text()))["episodes"][0]["score"]
+        assert found["horizon"] == (int(words[0][-1]) if words else 6)
+    assert scores["horizon=6",] == scores[()] != scores["horizon=1",]
+    code, text = tell(evaluate, f"run={finished}", "planner=none", "horizon=6")
+    assert code == 2
+    assert "needs a planner" in text
 
 
 def test_a_run_without_a_checkpoint_says_so_and_is_not_the_last(tell, finished, tmp_path, monkeypatch):

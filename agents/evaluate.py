@@ -28,7 +28,7 @@ class Evaluate:
     )
     planner: str | None = option(None, "what chooses actions (default: as trained)", choices=("none", "mppi"))
     horizon: int | None = option(
-        None, "decisions that the planner looks ahead (default: as in training)", low=1, high=100
+        None, "decisions that the planner looks ahead (default: as in the run's evaluations)", low=1, high=100
     )
     device: str = option("cpu", "auto, cpu or cuda (only the device of training repeats its numbers exactly)")
     entry: str | None = option(

@@ -219,7 +219,7 @@ class Actor:
         gained = discounts * reached * seen.rewards
 
         def worth(end: int) -> Tensor:
-            tail = self._values(mind, seen.beliefs[:, end - 1])
+            tail = self._values(mind, seen.beliefs[:, end])  # the first is where the plan begins
             return gained[:, :end].sum(1) + self.discount**end * alive[:, end - 1] * tail
 
         return torch.stack([worth(end) for end in ends]).mean(0)

@@ -295,8 +295,8 @@ def test_a_plan_that_goes_further_is_judged_after_both_horizons(asked, times):
 
 def test_a_plan_is_worth_its_rewards_and_what_follows_on_average_over_ends():
     _, _, agent = build("continuous, planned")
-    beliefs = torch.zeros(1, 3, agent.model.belief_size)
-    beliefs[0, :, 0] = torch.tensor([10.0, 20.0, 30.0])
+    beliefs = torch.zeros(1, 4, agent.model.belief_size)  # where it begins, and after every decision
+    beliefs[0, :, 0] = torch.tensor([1.0, 10.0, 20.0, 30.0])
     agent._values = lambda mind, belief, noise=None: torch.stack([belief[:, 0], 2 * belief[:, 0]])
     rewards, lives = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 0.5, 0.8]])
     seen = SimpleNamespace(rewards=rewards, continuations=lives, beliefs=beliefs)

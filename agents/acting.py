@@ -163,6 +163,8 @@ class Actor:
         With a margin the policy acts where the critics do not agree that the plan is better.
         """
         plan, (n, horizon, _), (model, _, policy) = self.cfg.plan, warm.shape, mind
+        # A nearer end owes more to the critics' errors, a further one to the model's: both count.
+        ends = sorted({min(plan.horizon, horizon), horizon})
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
@@ -170,7 +172,7 @@ class Actor:
         def cost(candidates: Tensor) -> Tensor:
             actions = candidates.flatten(0, 1)
             seen = model.imagine(state.repeat(plan.samples), lambda _, h: actions[:, h], horizon)
-            return -self._worths(mind, seen).T.unflatten(0, (n, -1))
+            return -self._worths(mind, seen, ends).T.unflatten(0, (n, -1))
 
         def opening(candidates: Tensor) -> tuple[Tensor, Tensor]:
             """Put what the policy would do before the candidates, the first guide without noise."""
@@ -182,7 +184,8 @@ class Actor:
                 return chosen.flatten(0, 1)
 
             seen = model.imagine(state.repeat(plan.guides + plan.samples), act, horizon)
-            return seen.actions.unflatten(0, (n, -1)), -self._worths(mind, seen).T.unflatten(0, (n, -1))
+            costs = -self._worths(mind, seen, ends).T.unflatten(0, (n, -1))
+            return seen.actions.unflatten(0, (n, -1)), costs
 
         found = mppi(
             cost,
@@ -208,14 +211,18 @@ class Actor:
         doubt = (own.amax(-1) - own.amin(-1) + plan.amax(-1) - plan.amin(-1)) / 2
         return (own - plan).amin(-1) <= margin * doubt
 
-    def _worths(self, mind: Mind, seen: Any) -> Tensor:
-        """Discounted imagined rewards plus every critic's word on what follows: B H -> K B."""
+    def _worths(self, mind: Mind, seen: Any, ends: list[int]) -> Tensor:
+        """Imagined rewards and every critic's word on what follows, discounted, mean of ends: B H -> K B."""
         alive = seen.continuations.cumprod(1)
-        horizon = seen.rewards.shape[1]
-        discounts = self.discount ** torch.arange(horizon, device=self.device)
+        discounts = self.discount ** torch.arange(seen.rewards.shape[1], device=self.device)
         reached = torch.cat([torch.ones_like(alive[:, :1]), alive[:, :-1]], 1)
-        tail = self._values(mind, seen.beliefs[:, -1])
-        return (discounts * reached * seen.rewards).sum(1) + self.discount**horizon * alive[:, -1] * tail
+        gained = discounts * reached * seen.rewards
+
+        def worth(end: int) -> Tensor:
+            tail = self._values(mind, seen.beliefs[:, end])  # the first is where the plan begins
+            return gained[:, :end].sum(1) + self.discount**end * alive[:, end - 1] * tail
+
+        return torch.stack([worth(end) for end in ends]).mean(0)
 
     def judge(self, critic: Ensemble, belief: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
         """Logits of every critic: ... W, ... A -> K ... bins."""

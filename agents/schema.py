@@ -64,7 +64,10 @@ class PlanConfig:
     iterations: int = option(2, "refinements per decision", low=1)
     horizon: int = option(3, "decisions looked ahead", low=1, high=100)
     eval_horizon: int | None = option(
-        6, "decisions looked ahead in evaluation (null: as many)", low=1, high=100
+        6,
+        "decisions looked ahead in evaluation (null: as many); if more, a plan is judged after both",
+        low=1,
+        high=100,
     )
     temperature: float = option(0.5, "softness of the weighting of elites", low=1e-6)
     std_min: float = option(0.05, "smallest spread of candidate actions", low=0.0)

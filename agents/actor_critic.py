@@ -16,7 +16,7 @@ from agents.crash import NotFinite, odd
 from agents.flat import Flat, join_state, split_state
 from agents.networks import Ensemble, Policy
 from agents.precision import ROUNDING, choose_precision
-from agents.returns import bootstrap_rows, n_step, rewarded_share, settled
+from agents.returns import bootstrap_rows, n_step, rewarded_share
 from worldmodel import Objective
 from worldmodel.encoders.table import MISSING
 from worldmodel.views import hide
@@ -44,9 +44,6 @@ class ActorCritic(Actor):
         if cfg.hide and MISSING not in spec.observation:
             text = f"agent.hide={cfg.hide} needs an environment that says what is missing"
             raise UserError(text, "add env.drop=0")
-        if cfg.burn_in >= cfg.window:
-            text = f"agent.burn_in={cfg.burn_in} leaves nothing of windows of {cfg.window} decisions"
-            raise UserError(text, "choose less, or a larger agent.window")
         self.objective = objective.to(device)
         self.model = objective.model
         width, actions, discrete = self.model.belief_size, spec.action.size, spec.action.kind == "discrete"
@@ -103,8 +100,6 @@ class ActorCritic(Actor):
                 batch["reward"], batch["terminated"], batch["valid"], value, self.discount, self.cfg.nstep
             )
         start, action, mask = belief[:, :-1], batch["prev_action"][:, 1:], target.mask
-        if self.cfg.burn_in:
-            mask = mask * settled(batch["is_first"], self.cfg.burn_in)[:, :-1]
         count = mask.sum().clamp_min(1)
         logits = self.judge(self.critic, start, action)
         critic_loss = (self.bins.loss(logits, target.returns.expand(logits.shape[:-1])) * mask).sum() / count

@@ -53,16 +53,6 @@ def n_step(
     return Values(gains + discount**ahead * future, mask)
 
 
-def settled(is_first: Tensor, burn_in: int) -> Tensor:
-    """Whether a row's belief holds what it would in acting, or `burn_in` rows before it: B T -> B T.
-
-    A window begins somewhere in an episode and knows nothing of what was before; at an episode's start there
-    was nothing.
-    """
-    late = torch.arange(is_first.shape[1], device=is_first.device) >= burn_in
-    return late | is_first.cumsum(1).bool()
-
-
 def rewarded_share(reward: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
     """The share of rows with a reward worth the name among all that windows are drawn from: B T -> 0-d.
 

@@ -85,9 +85,6 @@ class AgentConfig:
 
     batch: int = option(64, "windows per update", low=1)
     window: int = option(4, "decisions per window, so window + 1 rows", low=1, high=1024)
-    burn_in: int = option(
-        0, "rows of a window, unless an episode starts in it, that only fill the memory of the others", low=0
-    )
     nstep: int = option(3, "rewards summed before the value takes over", low=1)
     discount: float | None = option(
         None, "discount per decision (default: by episode length)", low=0.0, high=1.0

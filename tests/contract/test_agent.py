@@ -135,26 +135,6 @@ def test_an_update_moves_every_trained_network_and_reports_plain_metrics(case):
     assert batch["priority"].shape == batch.shape
 
 
-@pytest.mark.parametrize("starts", [False, True])
-@pytest.mark.parametrize("case", ["continuous", "discrete"])
-def test_rows_that_fill_the_memory_are_not_learned_from_unless_an_episode_starts(case, starts):
-    metrics, read = [], ("loss/critic", "loss/policy", "value/mean", "value/error", "value/scale")
-    for rewards in (0.0, 5.0):
-        cfg, env, agent = build(case, "agent.window=8", "agent.burn_in=3")
-        batch = batch_of(cfg, env)
-        batch["is_first"][:] = False
-        batch["is_first"][:, 0] = starts
-        batch["reward"][:, 1:4] = rewards  # they belong to the decisions of the first three rows
-        found = agent.update(batch)
-        metrics.append([found[name].item() for name in read])
-    assert (metrics[0] == metrics[1]) is not starts
-
-
-def test_windows_that_only_fill_the_memory_are_refused():
-    with pytest.raises(UserError, match="burn_in=4 leaves nothing"):
-        build("continuous", "agent.window=4", "agent.burn_in=4")
-
-
 def test_critics_and_policy_send_no_gradient_into_the_representation():
     cfg, env, agent = build("continuous")
     batch = batch_of(cfg, env)

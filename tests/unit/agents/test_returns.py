@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agents.returns import bootstrap_rows, discount_for, rewarded_share, settled
+from agents.returns import bootstrap_rows, discount_for, rewarded_share
 from agents.returns import n_step as n_step_at_rows
 
 
@@ -76,10 +76,3 @@ def test_the_share_of_rewarded_rows_counts_preferred_windows_less():
     assert rewarded_share(reward, valid, preferred) == pytest.approx((0.25 + 0.75) / (0.5 + 3 + 0.75))
     assert rewarded_share(reward * 0, valid, alike) == 0
     assert rewarded_share(reward, valid, alike * 0).isfinite()
-
-
-def test_rows_are_settled_late_in_a_window_or_once_an_episode_has_started_in_it():
-    first = torch.tensor([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]).bool()
-    expected = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]]).bool()
-    assert torch.equal(settled(first, 3), expected)
-    assert settled(first, 0).all()

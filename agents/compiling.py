@@ -8,8 +8,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -69,21 +67,6 @@ def wrong_gradients(
     return None
 
 
-def own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Copy a function down to its code, by which torch finds what it has compiled.
-
-    No other agent of the process can then be handed this one's program, so none of the some hundred weights
-    and layers has to be looked at again before every call: 0.3 ms of an update.
-    """
-    if isinstance(function, partial):
-        return partial(own(function.func), *function.args, **function.keywords)
-    if isinstance(function, MethodType):
-        return MethodType(own(function.__func__), function.__self__)
-    copied = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
-    copied.__defaults__, copied.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return copied
-
-
 class Compiled:
     """A function that compiles itself on its first call, and stays as it is if that fails.
 
@@ -121,15 +104,13 @@ class Compiled:
             self.say(f"compiling {self.what}: a minute or two the first time, seconds after that")
             # Some 200 kernels called from C++ instead of Python: a planned decision takes 4.2 ms, not 5.9.
             # What calls them is compiled apart and hardly optimised: g++ takes half as long.
-            options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-            if self.device.type == "cpu":
-                options |= {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
-            self.run = torch.compile(own(self.plain), fullgraph=True, dynamic=False, options=options)
+            on_cpu = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
+            options: Any = on_cpu if self.device.type == "cpu" else None
+            self.run = torch.compile(self.plain, fullgraph=True, dynamic=False, options=options)
             try:
                 # Else it keeps masks of activations beside what they come from, and reads and writes them one
-                # by one: an update takes 0.7 of 18 ms longer, and 0.2 more where they are needed much later.
-                again = functorch.patch(recompute_views=True, ban_recompute_used_far_apart=False)
-                with warnings.catch_warnings(), again:
+                # by one: an update takes 0.7 of 18 ms longer.
+                with warnings.catch_warnings(), functorch.patch(recompute_views=True):
                     warnings.simplefilter("ignore", FutureWarning)  # torch's remarks on its own insides
                     if self.learns:
                         learns, tolerance = self.learns, self.tolerance()

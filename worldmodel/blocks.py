@@ -18,18 +18,6 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
 
-class Rows(nn.Sequential):
-    """Layers for the last axis, told of all leading axes as one: ... I -> ... O.
-
-    A compiled backward pass then finds what it needs in what matrix products keep anyway, instead of keeping
-    masks of activations beside them: an update takes 0.7 of 20 ms less.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the layers: ... I -> ... O."""
-        return super().forward(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
-
-
 # SiLU, not Mish, by default: the same shape at a fifth of the price on a CPU (1.7 against 9.5 ms).
 ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -45,7 +33,7 @@ def mlp(sizes: Sequence[int], *, norm: str = "layer", activation: str = "silu") 
         # Batch normalisation subtracts any bias again.
         scaled = BatchNorm(narrow) if norm == "batch" else nn.LayerNorm(narrow)
         blocks += [nn.Linear(wide, narrow, bias=norm == "layer"), scaled, ACTIVATIONS[activation]()]
-    return Rows(*blocks)
+    return nn.Sequential(*blocks)
 
 
 class SimNorm(nn.Module):

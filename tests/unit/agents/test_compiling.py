@@ -1,7 +1,5 @@
 """Without a compiler, or with a broken one, the update runs as it is and says so once."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch._inductor.config  # it reads CXX when it is imported
@@ -91,23 +89,3 @@ def test_the_expectation_over_bins_has_the_same_gradient_compiled():
     values = Values()
     compiled = torch.compile(values.forward, fullgraph=True, dynamic=False)
     assert wrong_gradients(values.forward, compiled, (), [values]) is None
-
-
-@pytest.mark.slow
-def test_two_objects_of_one_class_have_programs_of_their_own():
-    class Scaled:
-        def __init__(self, outputs: int) -> None:
-            self.layer = torch.nn.Linear(3, outputs)
-
-        def run(self, factor, x):
-            return factor * self.layer(x)
-
-    x, said = torch.randn(4, 3), []
-    for outputs in (2, 5):  # nothing that is passed tells them apart
-        each = Scaled(outputs)
-        compiled = Compiled(partial(each.run, 2.0), torch.device("cpu"), said.append, "it")
-        compiled(x)
-        with torch.no_grad():
-            each.layer.weight += 1  # a program reads its weights anew
-        torch.testing.assert_close(compiled(x), each.run(2.0, x))
-    assert len(said) == 2  # neither fell back

@@ -26,6 +26,7 @@ CONFIG_KEYS = (
     "distractor_memory",
     "distractor_scale",
     "drop",
+    "reward_seen",
 )
 
 
@@ -47,6 +48,7 @@ def make(
     distractor_memory: float = 0.9,
     distractor_scale: float = 1.0,
     drop: float | None = None,
+    reward_seen: bool = False,
     seed: int = 0,
     index: int = 0,
 ) -> Simulator:
@@ -54,7 +56,7 @@ def make(
 
     `hide` names observations, or parts of them, that are not shown; the rest is `delay` decisions late.
     `distractors` channels of noise are shown beside them. Sensors are dead for an episode with probability
-    `drop`, and marked as missing.
+    `drop`, and marked as missing. With `reward_seen` the last reward is shown too, late as the rest.
     """
     _check_choices(kind, action_repeat, observations, pixels, time_limit)
     look = {"observations": observations, "pixels": pixels, "camera": camera}
@@ -76,6 +78,10 @@ def make(
         from envs.sensors import Unreliable
 
         made = Unreliable(made, share=drop)
+    if reward_seen:
+        from envs.rewarded import Rewarded
+
+        made = Rewarded(made)
     if hide or delay:
         from envs.veil import Veiled
 

@@ -26,7 +26,8 @@ class Pool:
         if (
             factory.get("kind") != "dmc"
             or factory.get("observations", "state") != "state"
-            or any(factory.get(key) for key in ("kwargs", "hide", "delay"))
+            or any(factory.get(key) for key in ("kwargs", "hide", "delay", "distractors", "reward_seen"))
+            or factory.get("drop") is not None
         ):
             raise EnvError(
                 "env.backend=envpool serves unchanged dm_control tasks from state only; use serial or process"

@@ -45,7 +45,9 @@ class AgentPolicy(TensorDictModuleBase):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue in the middle of the episodes that `state` remembers."""
         cache = type(self.carry.cache)(*state["cache"])
-        self.carry = Carry(**{**state, "cache": cache})
+        # Runs of before do not know of rehearsals.
+        known = {"rehearsing": torch.zeros_like(self.carry.rehearsing), **state}
+        self.carry = Carry(**{**known, "cache": cache})
 
 
 class Stepwise(Collector):

@@ -370,36 +370,6 @@ def test_exploration_wanders_until_rewards_are_common(case):
     assert (later.wandering == carry.wandering).float().mean() > 0.95  # for a while, not for a moment
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_some_episodes_are_played_as_in_evaluation(case):
-    _, env, agent = build(case, "agent.rehearse=0.5", "agent.wander=0")
-    agent.critic.rewarded.fill_(1.0)
-    agent.policy.head.bias.data[0] += 3.0  # what learns is not what acts well
-    begin = observation(env) | {"is_init": torch.ones(3, 1, dtype=torch.bool)}
-    go_on = begin | {"is_init": torch.zeros(3, 1, dtype=torch.bool)}
-
-    def act(explore, generator, carry, obs):
-        return agent.act(carry, obs, explore=explore, generator=generator)
-
-    kinds = set()
-    for seed in range(8):
-        draw = torch.Generator().manual_seed(seed)
-        torch.rand(3, generator=draw)  # who rehearses
-        well = act(False, draw, agent.start(3), begin)
-        draw = torch.Generator().manual_seed(seed)
-        carry, action = act(True, draw, agent.start(3), begin)
-        rows = carry.rehearsing
-        kinds.add(int(rows.sum()))
-        assert torch.equal(action[rows], well[1][rows])
-        assert all(torch.equal(a[rows], b[rows]) for a, b in zip(carry.cache, well[0].cache, strict=True))
-        assert torch.equal(carry.action, action)
-        later, _ = act(True, draw, carry, go_on)
-        assert torch.equal(later.rehearsing, rows)  # to the end of the episode
-    assert len(kinds) > 2
-    agent.critic.rewarded.zero_()
-    assert not agent.act(carry, begin, explore=True)[0].rehearsing.any()  # what does well is not known yet
-
-
 def test_updates_count_how_often_there_is_a_reward():
     cfg, env, agent = build("continuous")
     batch = batch_of(cfg, env)

@@ -150,7 +150,6 @@ LATER = {
     "agent.plan.margin": None,
     "agent.rehearse": 0.0,
     "data.steps": 1,
-    "env.recall": 0,
     "env.reward_seen": False,
     "worldmodel.aggregator.motion": 0.0,
     "worldmodel.encoder.steps": 1,

@@ -28,14 +28,6 @@ class Carry(NamedTuple):
     action: Tensor  # N A, the last one taken
     plan: Tensor  # N H A, the planner's warm start; N 0 A without a planner
     wandering: Tensor  # N, whether exploration acts at random for a while
-    rehearsing: Tensor  # N, whether exploration acts as evaluation would, for this episode
-
-
-def _choose_rows(mask: Tensor, yes: Any, no: Any) -> Any:
-    """Take these rows of one tree of tensors and the others of another: N, N ... -> N ..."""
-    if isinstance(yes, Tensor):
-        return torch.where(mask.reshape(-1, *[1] * (yes.dim() - 1)), yes, no)
-    return type(yes)(*(_choose_rows(mask, *pair) for pair in zip(yes, no, strict=True)))
 
 
 class Mind(NamedTuple):
@@ -75,8 +67,8 @@ class Actor:
         """An empty memory for `num` environments."""
         horizon = max(self.horizon(explore=each) for each in (True, False))
         zeros = torch.zeros(num, self.actions, device=self.device)
-        plan, no = zeros[:, None].expand(-1, horizon, -1).clone(), zeros.new_zeros(num, dtype=torch.bool)
-        return Carry(self.acting.model.start(num), zeros, plan, no, no.clone())
+        plan = zeros[:, None].expand(-1, horizon, -1).clone()
+        return Carry(self.acting.model.start(num), zeros, plan, zeros.new_zeros(num, dtype=torch.bool))
 
     def horizon(self, *, explore: bool) -> int:
         """How many decisions the planner looks ahead: further where no learning waits for it."""
@@ -91,27 +83,6 @@ class Actor:
     ) -> tuple[Carry, Tensor]:
         """Choose actions for N environments; obs holds what they see now and `is_init` (N 1): -> N A."""
         generator = generator or self.generator
-        if not (explore and self.cfg.rehearse):
-            return self._act(carry, obs, generator, explore=explore)
-        carry = self._rehearse(carry, obs["is_init"].reshape(-1), generator)
-        rehearsing = carry.rehearsing
-        if bool(rehearsing.all()):
-            return self._act(carry, obs, generator, explore=False)
-        if not bool(rehearsing.any()):
-            return self._act(carry, obs, generator, explore=True)
-        each = [self._act(carry, obs, generator, explore=explore) for explore in (False, True)]
-        (done_well, well), (explored, free) = each
-        return _choose_rows(rehearsing, done_well, explored), _choose_rows(rehearsing, well, free)
-
-    def _rehearse(self, carry: Carry, first: Tensor, generator: torch.Generator) -> Carry:
-        """Choose whose episode is played as evaluation would, the fewer the rarer rewards are: N."""
-        draw = torch.rand(first.shape, generator=generator, device=self.device)
-        chosen = draw < self.cfg.rehearse * self.exploring.critic.rewarded
-        return carry._replace(rehearsing=torch.where(first, chosen, carry.rehearsing))
-
-    def _act(
-        self, carry: Carry, obs: dict[str, Tensor], generator: torch.Generator, *, explore: bool
-    ) -> tuple[Carry, Tensor]:
         mind = self.exploring if explore else self.acting
         first, belief, cache = self._believe(mind.model, carry, obs)
         if self.cfg.planner == "none":
@@ -128,7 +99,7 @@ class Actor:
             action = torch.where(wandering[:, None], self._lasting(first, carry.action, generator), action)
         else:
             action = self._greedy(proposal)
-        return Carry(cache, action, plan, wandering, carry.rehearsing), action
+        return Carry(cache, action, plan, wandering), action
 
     @torch.no_grad()
     def random(self, carry: Carry, obs: dict[str, Tensor]) -> tuple[Carry, Tensor]:

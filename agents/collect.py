@@ -45,9 +45,7 @@ class AgentPolicy(TensorDictModuleBase):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue in the middle of the episodes that `state` remembers."""
         cache = type(self.carry.cache)(*state["cache"])
-        # Runs of before do not know of rehearsals.
-        known = {"rehearsing": torch.zeros_like(self.carry.rehearsing), **state}
-        self.carry = Carry(**{**known, "cache": cache})
+        self.carry = Carry(**{**state, "cache": cache})
 
 
 class Stepwise(Collector):

@@ -148,7 +148,6 @@ LATER = {
     "agent.hide": 0.0,
     "agent.plan.eval_horizon": None,
     "agent.plan.margin": None,
-    "agent.rehearse": 0.0,
     "data.steps": 1,
     "env.reward_seen": False,
     "worldmodel.aggregator.motion": 0.0,

@@ -122,7 +122,7 @@ class RemoteActor:
         # It plans, it never updates; what it compiles is no news for the terminal of the run.
         agent = build_agent(self._cfg, self._spec, torch.device(self._device), say=lambda text: None)
         agent.generator.manual_seed(self._seed)
-        self._weights = collecting_weights(agent)
+        self._weights = exploring_weights(agent)
         self._actor = AgentPolicy(agent, self._cfg.env.num)
         return self._actor
 
@@ -154,7 +154,7 @@ class Concurrent:
     def attach(self, agent: Any) -> None:
         """Act with this agent."""
         self._agent = agent
-        self._board = Board(collecting_weights(agent))
+        self._board = Board(exploring_weights(agent))
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Begin the episodes after those that `state` knows of: the environments died with their process."""
@@ -173,7 +173,7 @@ class Concurrent:
         # A resumed run must not repeat the noise it began with.
         seed = int(np.random.SeedSequence([cfg.seed, *self.begun.tolist()]).generate_state(1)[0])
         threads, build = torch.get_num_threads(), cast(Any, MultiCollector)
-        self._board.publish(collecting_weights(self._agent))
+        self._board.publish(exploring_weights(self._agent))
         try:
             with _no_signals():  # the child inherits that: a Ctrl-C in the terminal reaches both processes
                 self._collector = build(
@@ -196,7 +196,7 @@ class Concurrent:
         """Return the batch collected meanwhile; the next one is made with the weights of now: N T."""
         self._board.random, self._board.playing = random, True
         if not random:
-            self._board.publish(collecting_weights(self._agent))
+            self._board.publish(exploring_weights(self._agent))
         try:
             batch = next(self._stream)
         except (RuntimeError, OSError, EOFError) as error:
@@ -236,15 +236,10 @@ class Concurrent:
         )
 
 
-def collecting_weights(agent: Any) -> dict[str, Tensor]:
-    """The weights (not copies) that collecting reads: those that explore, and where it rehearses all."""
-    minds = {"exploring": agent.exploring} | ({"acting": agent.acting} if agent.cfg.rehearse else {})
-    return {
-        f"{mind}.{name}.{key}": value
-        for mind, parts in minds.items()
-        for name, module in parts._asdict().items()
-        for key, value in module.state_dict().items()
-    }
+def exploring_weights(agent: Any) -> dict[str, Tensor]:
+    """The weights (not copies) that exploring reads."""
+    modules = agent.exploring._asdict()
+    return {f"{name}.{key}": value for name in modules for key, value in modules[name].state_dict().items()}
 
 
 def _environment(env: Any, seed: int, noise_seed: int, begun: list[int]) -> Any:

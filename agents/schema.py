@@ -111,9 +111,6 @@ class AgentConfig:
     wander: float = option(
         0.5, "share of time at random while there is no reward; less the more there are", low=0.0, high=1.0
     )
-    rehearse: float = option(
-        0.0, "share of episodes collected as evaluation acts; less the rarer rewards are", low=0.0, high=1.0
-    )
     planner: str = option("mppi", "what chooses actions besides the policy", choices=("none", "mppi"))
     plan: PlanConfig = field(default_factory=PlanConfig)
     compile: bool = option(True, "compile the update and the planner (minutes the first time)")

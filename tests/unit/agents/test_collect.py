@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from agents.assembly import build_agent
 from agents.collect import AgentPolicy, Alternating, collector, make_source
 from agents.config import load_config
-from agents.remote import Board, collecting_weights
+from agents.remote import Board, exploring_weights
 from envs import EnvError, simulator_from_config
 
 DEBUG = ("trainer=debug", "agent.compile=false", "env.time_limit=20")
@@ -117,7 +117,7 @@ def test_the_board_hands_over_weights_of_every_type_once():
 @pytest.mark.parametrize("planner", ["none", "mppi"])
 def test_the_collecting_process_reads_what_learns_and_how_often_there_is_reward(planner):
     agent = attached(f"agent.planner={planner}")[1]
-    sent = collecting_weights(agent)
+    sent = exploring_weights(agent)
     assert {name.partition(".")[0] for name in sent} == {"model", "critic", "policy"}
     assert sent["critic.rewarded"].data_ptr() == agent.critic.rewarded.data_ptr()  # wandering ends by it
     assert all(p.data_ptr() == sent[f"policy.{n}"].data_ptr() for n, p in agent.policy.named_parameters())

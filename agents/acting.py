@@ -163,8 +163,10 @@ class Actor:
         With a margin the policy acts where the critics do not agree that the plan is better.
         """
         plan, (n, horizon, _), (model, _, policy) = self.cfg.plan, warm.shape, mind
-        # A nearer end owes more to the critics' errors, a further one to the model's: both count.
+        # A nearer end owes more to the critics' errors, a further one to the model's: both count. Where a plan
+        # looks further than in training so does what critics say at once, which no error of the model can move.
         ends = sorted({min(plan.horizon, horizon), horizon})
+        ends = [0, *ends] if len(ends) > 1 else ends
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)
@@ -219,10 +221,16 @@ class Actor:
         gained = discounts * reached * seen.rewards
 
         def worth(end: int) -> Tensor:
+            if end == 0:
+                return self._judged(mind, seen.beliefs[:, 0], seen.actions[:, 0])
             tail = self._values(mind, seen.beliefs[:, end])  # the first is where the plan begins
             return gained[:, :end].sum(1) + self.discount**end * alive[:, end - 1] * tail
 
         return torch.stack([worth(end) for end in ends]).mean(0)
+
+    def _judged(self, mind: Mind, belief: Tensor, action: Tensor) -> Tensor:
+        """Every critic's value of an action, and of following the policy then: ... W, ... A -> K ..."""
+        return self.bins.mean(self.judge(mind.critic, belief, action))
 
     def judge(self, critic: Ensemble, belief: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:
         """Logits of every critic: ... W, ... A -> K ... bins."""
@@ -245,4 +253,4 @@ class Actor:
             return (choice * self.judge_all(mind.critic, belief)).sum(-1)
         if noise is not None:
             choice = (choice + noise).clamp(-1, 1)
-        return self.bins.mean(self.judge(mind.critic, belief, choice))
+        return self._judged(mind, belief, choice)

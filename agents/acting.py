@@ -163,10 +163,10 @@ class Actor:
         With a margin the policy acts where the critics do not agree that the plan is better.
         """
         plan, (n, horizon, _), (model, _, policy) = self.cfg.plan, warm.shape, mind
-        # A nearer end owes more to the critics' errors, a further one to the model's: both count. Where a plan
-        # looks further than in training so does what critics say at once, which no error of the model can move.
-        ends = sorted({min(plan.horizon, horizon), horizon})
-        ends = [0, *ends] if len(ends) > 1 else ends
+        # A nearer end owes more to the critics' errors, a further one to the model's. Where a plan looks
+        # further than in training both count, and so does what critics say at once: that imagines nothing.
+        near = min(plan.horizon, horizon)
+        ends = [horizon] if near == horizon else [0, near, horizon]
         guides = noise[: plan.guides].transpose(0, 1)
         draws = noise[plan.guides :].unflatten(0, (plan.iterations, plan.samples)).transpose(1, 2)
         proposal = Categorical(warm) if self.discrete else Gaussian(warm, std=plan.std, std_min=plan.std_min)

@@ -281,16 +281,19 @@ def test_it_looks_further_ahead_where_it_does_not_explore(monkeypatch, asked, fa
     assert seen == [2, 2, far, far, 2, 2]
 
 
-@pytest.mark.parametrize(("asked", "times"), [("4", 2), ("null", 1), ("2", 1), ("1", 1)])
-def test_a_plan_that_goes_further_is_judged_after_both_horizons(asked, times):
-    _, env, agent = build("continuous, planned", "agent.plan.horizon=2", f"agent.plan.eval_horizon={asked}")
-    values, judged = agent._values, []
-    agent._values = lambda mind, belief, noise=None: judged.append(belief) or values(mind, belief, noise)
-    rounds = agent.cfg.plan.iterations
-    for explore, count in ((True, rounds), (False, times * rounds)):
+@pytest.mark.parametrize("kind", ["continuous, planned", "discrete, planned"])
+@pytest.mark.parametrize(
+    ("asked", "explored", "done_well"),
+    [("4", [2], [0, 2, 4]), ("null", [2], [2]), ("2", [2], [2]), ("1", [2], [1])],
+)
+def test_a_plan_that_goes_further_is_judged_at_once_and_after_both_horizons(kind, asked, explored, done_well):
+    _, env, agent = build(kind, "agent.plan.horizon=2", f"agent.plan.eval_horizon={asked}")
+    worths, judged = agent._worths, []
+    agent._worths = lambda mind, seen, ends: judged.append(ends) or worths(mind, seen, ends)
+    for explore, ends in ((True, explored), (False, done_well)):
         judged.clear()
         agent.act(agent.start(3), observation(env), explore=explore)
-        assert len(judged) == count
+        assert judged == [ends] * agent.cfg.plan.iterations
 
 
 def test_a_plan_is_worth_its_rewards_and_what_follows_on_average_over_ends():
@@ -298,13 +301,16 @@ def test_a_plan_is_worth_its_rewards_and_what_follows_on_average_over_ends():
     beliefs = torch.zeros(1, 4, agent.model.belief_size)  # where it begins, and after every decision
     beliefs[0, :, 0] = torch.tensor([1.0, 10.0, 20.0, 30.0])
     agent._values = lambda mind, belief, noise=None: torch.stack([belief[:, 0], 2 * belief[:, 0]])
+    agent._judged = lambda mind, belief, action: agent._values(mind, belief + action[:, :1])
     rewards, lives = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 0.5, 0.8]])
-    seen = SimpleNamespace(rewards=rewards, continuations=lives, beliefs=beliefs)
+    actions = torch.tensor([[[0.5, 0.0], [-1.0, 0.0], [-1.0, 0.0]]])
+    seen = SimpleNamespace(rewards=rewards, continuations=lives, beliefs=beliefs, actions=actions)
     d = agent.discount
-    for critic, (near, far) in enumerate([(20.0, 30.0), (40.0, 60.0)]):
+    for critic, (at_once, near, far) in enumerate([(1.5, 20.0, 30.0), (3.0, 40.0, 60.0)]):
         after_two = 1 + d * 2 + d**2 * 0.5 * near
         after_three = 1 + d * 2 + d**2 * 0.5 * 4 + d**3 * 0.4 * far
-        for ends, worth in (([2], after_two), ([3], after_three), ([2, 3], (after_two + after_three) / 2)):
+        every = (at_once + after_two + after_three) / 3
+        for ends, worth in (([0], at_once), ([2], after_two), ([3], after_three), ([0, 2, 3], every)):
             assert agent._worths(agent.acting, seen, ends)[critic].item() == pytest.approx(worth)
 
 

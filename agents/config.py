@@ -149,6 +149,7 @@ LATER = {
     "agent.plan.eval_horizon": None,
     "agent.plan.margin": None,
     "data.steps": 1,
+    "env.recall": 0,
     "env.reward_seen": False,
     "worldmodel.aggregator.motion": 0.0,
     "worldmodel.encoder.steps": 1,

@@ -48,6 +48,9 @@ class EnvConfig:
         None, "share of sensors that are dead for an episode, and marked so", low=0.0, high=1.0
     )
     reward_seen: bool = option(False, "the last reward is observed too, as last_reward")
+    recall: int = option(
+        0, "decisions of the past that are observed too: actions and how vectors changed", low=0, high=100
+    )
     num: int = option(1, "environments stepped together", low=1, high=4096)
     backend: str = option("serial", "how they are stepped", choices=BACKENDS)
     workers: int | None = option(None, "worker processes or threads (default: one per core)", low=1)

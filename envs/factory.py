@@ -27,6 +27,7 @@ CONFIG_KEYS = (
     "distractor_scale",
     "drop",
     "reward_seen",
+    "recall",
 )
 
 
@@ -49,6 +50,7 @@ def make(
     distractor_scale: float = 1.0,
     drop: float | None = None,
     reward_seen: bool = False,
+    recall: int = 0,
     seed: int = 0,
     index: int = 0,
 ) -> Simulator:
@@ -57,6 +59,7 @@ def make(
     `hide` names observations, or parts of them, that are not shown; the rest is `delay` decisions late.
     `distractors` channels of noise are shown beside them. Sensors are dead for an episode with probability
     `drop`, and marked as missing. With `reward_seen` the last reward is shown too, late as the rest.
+    With `recall` what was done and how the shown vectors changed in so many decisions is shown as well.
     """
     _check_choices(kind, action_repeat, observations, pixels, time_limit)
     look = {"observations": observations, "pixels": pixels, "camera": camera}
@@ -86,6 +89,10 @@ def make(
         from envs.veil import Veiled
 
         made = Veiled(made, hide=hide, delay=delay)
+    if recall:
+        from envs.recalled import Recalled
+
+        made = Recalled(made, count=recall)
     return made
 
 

@@ -210,6 +210,9 @@ def check(config: RunConfig) -> None:
     check_values(config)
     _check_env(config.env)
     agent, replay = config.agent, config.replay
+    if agent.hide and config.env.recall:
+        text = f"env.recall={config.env.recall} shows how sensors changed that agent.hide={agent.hide} hides"
+        raise UserError(text, "drop one of them")
     if agent.batch > replay.capacity:
         text = f"agent.batch={agent.batch} is larger than replay.capacity={replay.capacity}"
         raise UserError(text, f"set replay.capacity={agent.batch * 10} or a smaller agent.batch")

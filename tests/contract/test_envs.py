@@ -13,6 +13,7 @@ EVERY = {
     "dmc": {"kind": "dmc", "task": "hopper_hop", "action_repeat": 2, "time_limit": 15},
     "dmc veiled": {"kind": "dmc", "task": "hopper_hop", "time_limit": 15, "hide": ["velocity"], "delay": 2},
     "dmc that shows rewards": {"kind": "dmc", "task": "hopper_hop", "time_limit": 15, "reward_seen": True},
+    "dmc that recalls": {"kind": "dmc", "task": "hopper_hop", "time_limit": 15, "recall": 2, "delay": 1},
     "dmc distracted and unreliable": {
         "kind": "dmc",
         "task": "hopper_hop",

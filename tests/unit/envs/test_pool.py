@@ -59,7 +59,9 @@ def test_saving_is_refused_with_the_alternative():
         make_batch({"kind": "toy", "task": "counter"}, 2, backend="envpool")
 
 
-@pytest.mark.parametrize("change", [{"delay": 1}, {"distractors": 3}, {"drop": 0.0}, {"reward_seen": True}])
+@pytest.mark.parametrize(
+    "change", [{"delay": 1}, {"distractors": 3}, {"drop": 0.0}, {"reward_seen": True}, {"recall": 2}]
+)
 def test_what_is_shown_can_not_be_changed(change):
     with pytest.raises(EnvError, match="unchanged dm_control tasks"):
         make_batch({"kind": "dmc", "task": "pendulum_swingup", **change}, 2, backend="envpool")

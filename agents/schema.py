@@ -69,7 +69,7 @@ class PlanConfig:
     horizon: int = option(3, "decisions looked ahead", low=1, high=100)
     eval_horizon: int | None = option(
         6,
-        "decisions looked ahead in evaluation (null: as many); if more, a plan is judged at once and after both",
+        "decisions ahead in evaluation (null: as many); if more, plans are judged at once and after both",
         low=1,
         high=100,
     )

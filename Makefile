@@ -31,8 +31,9 @@ doctor: $(RUN_STAMP)
 bench: $(RUN_STAMP)
 	@$(BIN)/python -m agents.bench $(ARGS)
 
+# In the order collected: else files of few tests come last, and those are the slow ones.
 test: $(DEV_STAMP)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 trust: $(DEV_STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist load tests/trust -m "not learning" $(ARGS)

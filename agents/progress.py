@@ -8,7 +8,7 @@ from typing import IO, Any
 
 
 class Progress:
-    """Report frames, speed, time left, return and memory; a monotonic clock keeps the time left sane."""
+    """Report frames, speed, time left, returns and memory; a monotonic clock keeps the time left sane."""
 
     def __init__(
         self,
@@ -27,15 +27,14 @@ class Progress:
         self._mark: tuple[float, int, int] | None = None
         self._printed: float | None = None
         self._line = ""
-        self._return: float | None = None
+        self._returns: dict[str, float] = {}  # the newest training episode's, the newest evaluation's
         self._live: Any = None
 
-    def update(self, frames: int, updates: int, latest_return: float | None = None) -> None:
+    def update(self, frames: int, updates: int) -> None:
         """Take the newest counters; prints only when a line is due."""
         if self.mode == "off":
             return
         now = self.clock()
-        self._return = self._return if latest_return is None else latest_return
         if self._first is None or self._mark is None or self._printed is None:
             self._first = self._mark = (now, frames, updates)
             self._printed = now
@@ -57,15 +56,15 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
     def show(self, metrics: dict[str, float]) -> None:
-        """Remember the newest return; evaluations also get a line of their own."""
+        """Remember the newest returns; evaluations also get a line of their own."""
         if "eval/return" in metrics:
-            self._return = metrics["eval/return"]
+            self._returns["evaluated"] = metrics["eval/return"]
             if self.mode != "off":
                 self.say(
                     f"evaluation: return {metrics['eval/return']:.1f} ± {metrics['eval/return_std']:.1f}"
                 )
-        elif self._return is None:
-            self._return = metrics["train/return"]
+        else:
+            self._returns["return"] = metrics["train/return"]
 
     def close(self) -> None:
         """Leave the last line on the screen."""
@@ -87,8 +86,7 @@ class Progress:
             f"{pace:,.1f} updates/s",
             f"{_clock_face(left / rate) if rate > 0 else '?'} left",
         ]
-        if self._return is not None:
-            parts.append(f"return {self._return:.1f}")
+        parts += [f"{name} {value:.1f}" for name, value in sorted(self._returns.items(), reverse=True)]
         return " · ".join([*parts, f"{_memory() / 2**30:.1f} GiB"])
 
     def _show(self) -> None:

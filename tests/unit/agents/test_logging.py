@@ -204,13 +204,30 @@ def test_progress_prints_a_plain_line_every_few_seconds_and_a_sane_time_left():
     progress = Progress(1000, every_s=10, stream=stream, clock=clock)
     for second in range(31):
         clock.now = second
-        progress.update(500 + 10 * second, second, latest_return=123.4)  # resumed at 500
+        progress.update(500 + 10 * second, second)  # resumed at 500
+        if second == 5:
+            progress.show({"train/return": 123.4})
     progress.close()
     printed = stream.getvalue().splitlines()
     assert len(printed) == 3
     assert printed[0].startswith(
         "600/1,000 frames (60 %) · 10 frames/s · 1.0 updates/s · 0:00:40 left · return 123.4"
     )
+
+
+def test_progress_shows_the_newest_episode_beside_the_newest_evaluation():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(1000, every_s=10, stream=stream, clock=clock)
+    progress.update(0, 0)
+    for value in (0.0, 700.0):
+        progress.show({"train/return": value})
+    progress.show({"eval/return": 812.25, "eval/return_std": 3.0})
+    progress.show({"train/return": 745.5})
+    clock.now = 10
+    progress.update(100, 0)
+    told, line = stream.getvalue().splitlines()
+    assert told == "evaluation: return 812.2 ± 3.0"
+    assert " · return 745.5 · evaluated 812.2 · " in line
 
 
 def test_progress_off_is_silent_and_rich_draws_one_line():

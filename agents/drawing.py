@@ -89,10 +89,12 @@ def draw(panels: Panels, out: Path, *, metric: str, x: str = "frames") -> None:
     labels = name_lines([line for lines in panels.values() for line in lines])
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    across = min(columns + 1, len(labels))
+    width = 0.9 + 4.4 * columns
+    longest = 0.6 + 0.068 * max(map(len, labels.values()))  # a legend's entry, in inches
+    across = max(1, min(columns + 1, len(labels), int(width / longest)))
     with rc_context(STYLE):
         legend = 0.2 * -(-len(labels) // across)
-        size = (0.9 + 4.4 * columns, 0.4 + 3.1 * rows + legend)
+        size = (width, 0.4 + 3.1 * rows + legend)
         figure = Figure(figsize=size, dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)

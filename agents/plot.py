@@ -10,7 +10,7 @@ python -m agents.plot evidence=tests/evidence/walker.csv at=50000,100000 baselin
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,11 +94,22 @@ def plot(options: Plot) -> int:
 
 def only(curves: "Sequence[Curve]", methods: str) -> "list[Curve]":
     """The curves of these methods, separated by commas and in this order; all without a name."""
-    wanted = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     found = {curve.method for curve in curves}
+    wanted = list(dict.fromkeys(split_names(methods, found)))
     if missing := sorted(set(wanted) - found):
         raise UserError(f"there is no method {missing[0]!r}", f"choose from {', '.join(sorted(found))}")
     return [curve for name in wanted for curve in curves if curve.method == name] or list(curves)
+
+
+def split_names(text: str, known: Collection[str]) -> list[str]:
+    """Split names at commas, but for commas of a known name."""
+    parts, names = [part.strip() for part in text.split(",") if part.strip()], []
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        count = next((n for n in lengths if ", ".join(parts[:n]) in known), 1)
+        names.append(", ".join(parts[:count]))
+        parts = parts[count:]
+    return names
 
 
 def summarise(panels: "Panels", x: str) -> list[str]:

@@ -6,11 +6,12 @@ import os
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from agents import plot
 from agents.bands import align, interquartile_mean, pooled, resampled
 from agents.cli import UserError
-from agents.drawing import draw_line, name_lines, separate
+from agents.drawing import draw, draw_line, name_lines, separate
 from agents.evidence import COLUMNS, curves_of, label_runs, read_evidence, read_lines, read_runs
 
 
@@ -267,6 +268,40 @@ def test_colours_and_legend_follow_the_order_that_is_asked_for_in_every_panel(tm
     assert {line.method: line.rank for line in panels["b"]} == {"new": 0, "old": 1, "theirs": 2}
     assert [line.rank for line in panels["a"]] == [1]
     assert list(name_lines([line for lines in panels.values() for line in lines])) == ["new", "old", "theirs"]
+
+
+def test_a_method_whose_name_has_commas_can_be_asked_for():
+    known = {"planned", "recalled, planned", "recalled, planned, twice", "none"}
+    asked = "none, recalled, planned,planned, recalled,planned, twice"
+    assert plot.split_names(asked, known) == [
+        "none",
+        "recalled, planned",
+        "planned",
+        "recalled, planned, twice",
+    ]
+    assert plot.split_names("his, none", known) == ["his", "none"]
+    assert plot.split_names("", known) == []
+
+
+@pytest.mark.parametrize("panels", [1, 4])
+def test_a_legend_of_long_names_stays_inside_the_picture(tmp_path, monkeypatch, panels):
+    for method in range(6):
+        for env in range(panels):
+            make_run(tmp_path / f"{method}", env=f"env{env}")
+    curves = [
+        curve
+        for method in range(6)
+        for curve in curves_of(
+            read_runs([f"{tmp_path}/{method}/*/*"]), "eval/return", f"what was tried, number {method} of all"
+        )
+    ]
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    draw(separate(curves, [], "frames", "mean"), tmp_path / "x.png", metric="eval/return")
+    figures[0].draw_without_rendering()
+    (legend,) = figures[0].legends
+    assert legend.get_window_extent().x0 >= 0
+    assert legend.get_window_extent().x1 <= figures[0].bbox.x1
 
 
 def test_a_table_says_what_was_measured_at_a_frame_and_by_how_many(tmp_path, capsys):

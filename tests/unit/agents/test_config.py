@@ -54,6 +54,7 @@ def test_the_default_is_dmc_walker():
         (["experiment=masked", "env=dmc_walker", "env.name=mine"], "dmc", "walker_walk", "mine"),
         (["experiment=masked", "env=gym", "env.id=Ant-v5"], "gym", "Ant-v5", "gym_Ant-v5"),
         (["experiment=recalled"], "dmc", "walker_walk", "dmc_walker_walk_recalled"),
+        (["experiment=rewarded"], "dmc", "cheetah_run", "dmc_cheetah_run_rewarded"),
         (["experiment=race", "env=dmc_cheetah_run"], "dmc", "cheetah_run", "dmc_cheetah_run"),
         (["experiment=race", "env.task=cheetah_run"], "dmc", "cheetah_run", "dmc_cheetah_run"),
     ],

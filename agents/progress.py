@@ -86,7 +86,9 @@ class Progress:
             f"{pace:,.1f} updates/s",
             f"{_clock_face(left / rate) if rate > 0 else '?'} left",
         ]
-        parts += [f"{name} {value:.1f}" for name, value in sorted(self._returns.items(), reverse=True)]
+        parts += [
+            f"{name} {self._returns[name]:.1f}" for name in ("return", "evaluated") if name in self._returns
+        ]
         return " · ".join([*parts, f"{_memory() / 2**30:.1f} GiB"])
 
     def _show(self) -> None:

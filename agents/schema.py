@@ -101,7 +101,9 @@ class AgentConfig:
     policy_lr: float = option(5e-4, "learning rate of the policy", low=0.0)
     critic_weight: float = option(1.0, "weight of the critics' loss", low=0.0)
     policy_regulariser: float = option(1e-5, "weight of the policy's regulariser", low=0.0)
-    imitation: float = option(0.0, "weight of keeping a continuous policy near what was done", low=0.0)
+    imitation: float = option(
+        0.0, "weight of following what was done, where critics prefer it to a continuous policy", low=0.0
+    )
     weight_decay: float = option(1e-4, "decoupled weight decay", low=0.0)
     grad_clip: float = option(20.0, "largest gradient norm", low=1e-9)
     tau: float = option(0.01, "rate of the moving averages: target critics, and what acts", low=0.0, high=1.0)

@@ -151,24 +151,27 @@ def test_critics_and_policy_send_no_gradient_into_the_representation():
 def test_the_policys_loss_leaves_the_critics_alone():
     _, _, agent = build("continuous")
     belief, taken = torch.randn(4, 3, agent.model.belief_size), torch.randn(4, 3, agent.actions)
-    loss, _ = agent._policy_loss(belief, taken, torch.ones(4, 3), torch.tensor(12.0))
+    loss, _ = agent._policy_loss(belief, taken, torch.zeros(4, 3), torch.ones(4, 3), torch.tensor(12.0))
     loss.backward()
     assert all(p.grad is None for p in agent.critic.parameters())
     assert any(p.grad is not None for p in agent.policy.parameters())
 
 
-def test_where_critics_say_nothing_the_policy_becomes_what_was_done():
-    # An untrained critic values everything alike.
+@pytest.mark.parametrize("preferred", [True, False])
+def test_the_policy_becomes_what_was_done_only_where_a_critic_prefers_that(preferred):
+    # An untrained critic values everything alike, so no slope leads anywhere.
     _, _, agent = build("continuous, planned", "agent.imitation=0.1")
     belief = torch.randn(64, 1, agent.model.belief_size)
     taken = belief[..., :1].tanh().expand(64, 1, agent.actions)
+    worth = torch.full((64, 1), 1.0 if preferred else -1.0)
     optimiser = torch.optim.Adam(agent.policy.parameters(), 1e-3)
     for _ in range(200):
-        loss, _ = agent._policy_loss(belief, taken, torch.ones(64, 1), torch.tensor(64.0))
+        loss, _ = agent._policy_loss(belief, taken, worth, torch.ones(64, 1), torch.tensor(64.0))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert (agent.policy.squash(agent.policy(belief)) - taken).abs().mean() < 0.05
+    distance = (agent.policy.squash(agent.policy(belief)) - taken).abs().mean()
+    assert distance < 0.05 if preferred else distance > 0.3
 
 
 def test_what_acts_is_a_slow_average_of_what_learns():

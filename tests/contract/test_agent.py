@@ -174,6 +174,22 @@ def test_the_policy_becomes_what_was_done_only_where_a_critic_prefers_that(prefe
     assert distance < 0.05 if preferred else distance > 0.3
 
 
+def test_what_was_done_is_worth_what_the_lowest_critic_says():
+    cfg, env, agent = build("continuous")
+    batch, given = batch_of(cfg, env), []
+    with torch.no_grad():  # untrained critics agree; shaken ones do not
+        for p in agent.critic.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    plain = agent._policy_loss
+    agent._policy_loss = lambda *a: given.append(a) or plain(*a)
+    noise = torch.zeros(batch.shape[0], batch.shape[1] - cfg.agent.nstep, agent.actions)
+    agent._grade({key: batch[key] for key in batch.keys()}, noise)  # noqa: SIM118
+    belief, taken, worth, *_ = given[0]
+    told = agent._judged(agent.exploring, belief, taken)
+    assert (told.amax(0) - told.amin(0)).max() > 1e-3
+    torch.testing.assert_close(worth, told.amin(0).detach())
+
+
 def test_what_acts_is_a_slow_average_of_what_learns():
     cfg, env, agent = build("continuous", "agent.tau=0.25")
     batch, (slow, _, _) = batch_of(cfg, env), agent.acting

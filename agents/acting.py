@@ -1,12 +1,13 @@
 """Acting with a world model, critics and a policy: exploring, wandering, and searching inside the model."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.compiling import Compiled
 from agents.networks import Ensemble, Policy
@@ -55,9 +56,12 @@ class Actor:
         self.acting, self.exploring, self.cfg, self.device = acting, exploring, cfg, device
         self.spec, self.discrete = spec, spec.action.kind == "discrete"
         self.actions = spec.action.size
-        self.discount = cfg.discount or discount_for(spec.episode_frames, spec.action_repeat)
+        long = discount_for(spec.episode_frames, spec.action_repeat)
+        self.discount = long if cfg.discount is None else cfg.discount
         self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
         self.generator = torch.Generator(device).manual_seed(seed)
+        unsettling = (nn.modules.batchnorm._BatchNorm, nn.Dropout)
+        self._unsettled = any(isinstance(part, unsettling) for part in exploring.model.modules())
         # Only what repeats with one batch size is worth compiling: collecting, not evaluation.
         self._explore_by_search = partial(self.search, exploring, None)
         if cfg.compile:
@@ -123,12 +127,26 @@ class Actor:
         chance = self.cfg.wander * (1 - self.exploring.critic.rewarded) ** 4
         return torch.where(first | (draws[0] < SWITCH), draws[1] < chance, wandering)
 
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Keep what learns from telling environments by each other, or by chance, while it acts."""
+        model = self.exploring.model
+        if self._unsettled and model.training:
+            model.eval()
+            try:
+                yield
+            finally:
+                model.train()
+        else:
+            yield
+
     def _believe(self, model: WorldModel, carry: Carry, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
         """Add what N environments see now to their memories: -> episode begins N, belief N W, memory."""
         first = obs["is_init"].reshape(-1)
         previous = torch.where(first[:, None], 0.0, carry.action)
-        z = model.encode({key: obs[key][:, None] for key in model.observation_keys})
-        belief, cache = model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
+        with self._settled():
+            z = model.encode({key: obs[key][:, None] for key in model.observation_keys})
+            belief, cache = model.aggregate(z, previous[:, None], is_first=first[:, None], cache=carry.cache)
         assert cache is not None  # it came in, so it goes out
         return first, belief[:, 0], cache
 
@@ -149,7 +167,8 @@ class Actor:
         count = plan.guides + plan.iterations * plan.samples
         noise = torch.randn((count, n, horizon, actions), generator=generator, device=self.device)
         search = self._explore_by_search if explore else partial(self.search, self.acting, plan.margin)
-        action, mean = search(state, warm[:, :horizon], noise)
+        with self._settled():
+            action, mean = search(state, warm[:, :horizon], noise)
         if not bool(action.isfinite().all()):
             raise FloatingPointError("every candidate plan has a non-finite cost: the model has diverged")
         return action, torch.cat([mean[:, 1:], mean[:, -1:].expand(-1, 1 + room - horizon, -1)], 1)

@@ -1,6 +1,7 @@
 """The default agent: TD-learning of a policy and an ensemble of critics on the beliefs of a world model."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,13 @@ class ActorCritic(Actor):
         if cfg.hide and MISSING not in spec.observation:
             text = f"agent.hide={cfg.hide} needs an environment that says what is missing"
             raise UserError(text, "add env.drop=0")
+        if cfg.hide:
+            counted = spec.observation[MISSING].shape[0]
+            vectors = [a for key, a in spec.observation.items() if key != MISSING and a.dtype == "float32"]
+            shown = sum(math.prod(a.shape) for a in vectors)
+            if shown != counted:
+                text = f"agent.hide={cfg.hide} counts {shown} sensors, but {counted} are marked"
+                raise UserError(text, "drop it, or env.hide and env.reward_seen, which change what is shown")
         self.objective = objective.to(device)
         self.model = objective.model
         width, actions, discrete = self.model.belief_size, spec.action.size, spec.action.kind == "discrete"
@@ -52,7 +60,7 @@ class ActorCritic(Actor):
         learning = Mind(self.model, self.critic, self.policy)
         acting = copy.deepcopy(learning)
         for slow in acting:
-            slow.requires_grad_(False)
+            slow.requires_grad_(False).eval()
         super().__init__(acting, learning, spec, cfg, seed=seed, device=device, say=say)
         both = list(zip(learning, acting, strict=True))
         self._buffers = [

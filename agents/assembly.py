@@ -22,6 +22,11 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device={name!r} is not a device", "use device=auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was asked for, but torch sees no GPU", "use device=auto or device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={name} was asked for, but torch sees {torch.cuda.device_count()} GPUs",
+            "count from 0, or use device=cuda",
+        )
     return device
 
 

@@ -1,14 +1,16 @@
 """Collection: the agent as a TorchRL policy, and TorchRL collectors that feed the loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torch.utils import _pytree as pytree
 from torchrl.collectors import Collector
 
 from agents.acting import Carry
+from agents.cli import UserError
 from envs import Spec, from_config
 
 
@@ -43,9 +45,10 @@ class AgentPolicy(TensorDictModuleBase):
         return {**self.carry._asdict(), "cache": tuple(self.carry.cache)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue in the middle of the episodes that `state` remembers."""
-        cache = type(self.carry.cache)(*state["cache"])
-        self.carry = Carry(**{**state, "cache": cache})
+        """Continue in the middle of the episodes that `state` remembers, on the agent's device."""
+        device = self._agent[0].device
+        here = pytree.tree_map_only(torch.Tensor, lambda saved: saved.to(device), state)
+        self.carry = Carry(**{**here, "cache": type(self.carry.cache)(*here["cache"])})
 
 
 class Stepwise(Collector):
@@ -96,6 +99,11 @@ class Source(Protocol):
         """Go on where `state` was taken; False where the environments begin new episodes instead."""
         ...
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What did not go on just as it was."""
+        ...
+
     def start(self) -> None:
         """Get ready to collect."""
         ...
@@ -134,6 +142,11 @@ class Alternating:
         self.env.restore(state["environment"])
         return True
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the environments say of a restore that ended elsewhere."""
+        return self.env.warnings
+
     def start(self) -> None:
         """Build the collector; the environment then hands out its first observations."""
         self._stream = collector(self.env, self.actor)
@@ -158,4 +171,7 @@ def make_source(cfg: Any) -> Source:
         from agents.remote import Concurrent
 
         return Concurrent(cfg)
+    if cfg.env.backend == "envpool":
+        text = "env.backend=envpool does not give out the state of its environments, for checkpoints"
+        raise UserError(text, "add trainer.collector=async, or use env.backend=serial or process")
     return Alternating(cfg)

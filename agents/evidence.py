@@ -33,6 +33,11 @@ class Curve:
     values: np.ndarray
     wall_s: np.ndarray
 
+    @property
+    def timed(self) -> bool:
+        """Whether it is known of any point when it was reached."""
+        return bool(np.isfinite(self.wall_s).any())
+
 
 @dataclass
 class RunRecord:
@@ -49,8 +54,8 @@ class RunRecord:
     timing: list[dict[str, Any]] = field(repr=False, default_factory=list)
 
     def metrics(self) -> set[str]:
-        """Name every metric in the run."""
-        return {name for row in self.rows for name in row} - COUNTERS
+        """Name every metric in the run that is a number."""
+        return {name for row in self.rows for name, value in row.items() if _is_number(value)} - COUNTERS
 
     def curve(self, metric: str, method: str) -> Curve:
         """Pick one metric; rows without it, or where it is not a number, are left out."""

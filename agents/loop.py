@@ -21,10 +21,6 @@ class Counters:
     updates: int = 0
     episodes: int = 0
 
-    def as_dict(self) -> dict[str, int]:
-        """The counters by name."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Schedule:

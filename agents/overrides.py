@@ -27,7 +27,7 @@ FOREIGN = {
     "utd": "trainer.updates_per_decision",
     "eval_freq": "trainer.eval_every",
     "batch_size": "agent.batch",
-    "learning_rate": "agent.lr",
+    "learning_rate": "agent.model_lr",
     "gamma": "agent.discount",
     "n_step": "agent.nstep",
     "hidden_dim": "agent.hidden",

@@ -2,7 +2,7 @@
 
 python -m agents.plot runs=last
 python -m agents.plot runs=runs/dmc_walker/*
-python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png baseline=tests/evidence/published.csv
+python -m agents.plot runs=runs/dmc_walker/* x=wall out=walker.png
 python -m agents.plot runs=runs/dmc_walker/* record=tests/evidence/walker.csv method=ours experiment=walker
 python -m agents.plot evidence=tests/evidence/walker.csv method=ours,theirs
 python -m agents.plot evidence=tests/evidence/dmc.csv together=true statistic=iqm
@@ -70,6 +70,11 @@ def plot(options: Plot) -> int:
         curves = curves_of(runs, options.metric, options.method)
     shown = {curve.env for curve in curves}
     others = [c for path in options.baseline for c in read_evidence(path, options.metric) if c.env in shown]
+    if options.x == "wall":  # what was published has no times of this machine
+        timeless = {c.method for c in others if not c.timed}
+        others = [c for c in others if c.method not in timeless]
+        if timeless:
+            print(f"not drawn, since without times: {', '.join(sorted(timeless))}")
     if options.at:
         from agents.score_table import markdown
 

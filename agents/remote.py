@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -163,6 +163,11 @@ class Concurrent:
         else:
             self.begun = np.asarray(state["episodes"], np.int64)
         return False
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """None: new episodes begin as any do."""
+        return ()
 
     def start(self) -> None:
         """Start the other process and wait until it is ready."""

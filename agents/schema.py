@@ -109,7 +109,7 @@ class AgentConfig:
     tau: float = option(0.01, "rate of the moving averages: target critics, and what acts", low=0.0, high=1.0)
     policy_noise: float = option(0.2, "noise on target actions", low=0.0)
     noise_clip: float = option(0.3, "largest noise on target actions", low=0.0)
-    explore_noise: float = option(0.1, "noise on actions while collecting", low=0.0)
+    explore_noise: float = option(0.1, "noise on continuous actions while collecting", low=0.0)
     hide: float = option(
         0.0, "share of the sensors hidden anew from every replayed window (with env.drop)", low=0.0, high=1.0
     )
@@ -132,7 +132,7 @@ class ReplayConfig:
     """The replay buffer."""
 
     storage: str = option("ram", "where rows live", choices=("ram", "memmap", "device"))
-    capacity: int = option(1_000_000, "rows kept (clipped to trainer.frames)", low=2)
+    capacity: int = option(1_000_000, "rows kept; in ram memory is taken as they arrive", low=2)
     sampler: str = option("prioritized", "how windows are drawn", choices=("uniform", "prioritized"))
     alpha: float = option(0.4, "exponent of the priorities", low=0.0)
     fade: float = option(0.9999, "what a decision of age leaves of a weight (1: all)", low=0.5, high=1.0)

@@ -50,6 +50,7 @@ class Session:
         self.began, self.worked_s = time.monotonic(), 0.0
         self.progress = loop.Progress(loop.Counters(), loop.Episodes.start(cfg.env.num))
         self.fresh = True  # nothing was updated in this process yet
+        self.overflowing = False  # values leave what critics can tell, and it was said
         self.logged: dict[str, Any] | None = None
         saved = disk.load_latest(run.checkpoints, self._report_bad, self._restore) if run.resumed else None
         self.logger = Logger(
@@ -124,9 +125,16 @@ class Session:
     # ---- hooks of the loop
 
     def log(self, at: loop.Progress, metrics: dict[str, float]) -> None:
-        """Write a row of averaged training metrics."""
+        """Write a row of averaged training metrics; say once where values leave what critics can tell."""
         self.logger.log(vars(at.counters), metrics)
         self.logger.time(vars(at.counters), self.speeds(at.counters))
+        largest = float(self.agent.bins.values[-1])
+        if abs(metrics.get("value/mean", 0.0)) > largest / 2 and not self.overflowing:
+            self.overflowing = True
+            self.console.say(
+                f"warning: values come near {largest:,.0f}, the largest that critics tell apart\n"
+                "  fix: make rewards smaller in the environment (env.entry=…), or agent.discount"
+            )
 
     def episode(self, at: loop.Progress, metrics: dict[str, float]) -> None:
         """Write the return of a finished training episode."""
@@ -248,6 +256,8 @@ class Session:
         if not self.source.restore(live):
             self.progress.episodes = loop.Episodes.start(self.cfg.env.num)
             self.console.say("new episodes begin: asynchronous collection does not save environments")
+        for text in self.source.warnings:
+            self.console.say(f"warning: {text}")
         disk.drop_after(self.path / "checkpoints", self.progress.counters.frames)
         randomness.restore(live["randomness"])
         self.worked_s, self.logged = state["worked_s"], state["logger"]

@@ -154,7 +154,9 @@ def _make_gym(id: str | None, extra: dict[str, Any], options: dict[str, Any]) ->
         )
     from envs.gym import Gymnasium
 
-    return Gymnasium(lambda **more: gymnasium.make(id, **extra, **more), id, **options)
+    limit = options["time_limit"]  # instead of the registered one, which would end a longer episode
+    pace = {} if limit is None else {"max_episode_steps": limit}
+    return Gymnasium(lambda **more: gymnasium.make(id, **(pace | extra), **more), id, **options)
 
 
 def _make_entry(entry: str | None, extra: dict[str, Any], options: dict[str, Any]) -> Simulator:

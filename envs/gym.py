@@ -42,7 +42,8 @@ class Gymnasium:
         self.env = self._open(observations != "state")
         self._read = Reader(self.env.observation_space, name, observations, pixels)
         self._decode = Decoder(self.env.action_space, name)
-        frames = time_limit or getattr(getattr(self.env, "spec", None), "max_episode_steps", None)
+        own = getattr(getattr(self.env, "spec", None), "max_episode_steps", None)
+        frames = min((limit for limit in (time_limit, own) if limit), default=None)
         self.spec = Spec(name, self._read.arrays, self._decode.action, frames, action_repeat)
         self._frames, self._taken = 0, []
         self._last: dict[str, np.ndarray] = {}
@@ -64,7 +65,8 @@ class Gymnasium:
             total += float(reward)
             frames += 1
             self._frames += 1
-            truncated = bool(truncated or (self._limit is not None and self._frames >= self._limit))
+            late = truncated or (self._limit is not None and self._frames >= self._limit)
+            truncated = bool(late and not terminated)
             if terminated or truncated:
                 break
         self._last = self._read(raw, self._picture)

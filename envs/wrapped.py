@@ -21,9 +21,19 @@ class Wrapped:
         self.seed, self.index, self.episode = simulator.seed, simulator.index, simulator.episode
         self.spec = replace(simulator.spec, observation=dict(observation))
 
+    @property
+    def exact(self) -> bool:
+        """Whether the other simulator was restored to just where it had been."""
+        return getattr(self.simulator, "exact", True)
+
+    @property
+    def warning(self) -> str:
+        """What it says where it was not."""
+        return getattr(self.simulator, "warning", "")
+
     def _begin(self) -> Observation:
         """Begin the next episode of the other simulator."""
-        self.simulator.episode = self.episode
+        self.simulator.seed, self.simulator.episode = self.seed, self.episode
         obs = self.simulator.reset()
         self.episode = self.simulator.episode
         return obs
@@ -31,6 +41,7 @@ class Wrapped:
     def _restore(self, snapshot: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         """Let the other simulator continue from a snapshot; what is ours begins with the prefix: -> ours."""
         ours = {key: value for key, value in snapshot.items() if key.startswith(prefix)}
+        self.simulator.seed = self.seed
         self.simulator.restore({key: value for key, value in snapshot.items() if key not in ours})
         self.episode = self.simulator.episode
         return ours

@@ -10,7 +10,7 @@ from agents.assembly import build_agent
 from agents.cli import UserError
 from agents.config import load_config
 from agents.replay import make_replay
-from envs import make_batch
+from envs import make_batch, simulator_from_config
 from worldmodel import State, WorldModel
 
 CASES = {
@@ -82,6 +82,26 @@ def test_one_environment_among_many_gets_the_action_it_would_get_alone():
     _, together = agent.act(agent.start(3), obs, explore=False)
     _, alone = agent.act(agent.start(1), {key: value[:1] for key, value in obs.items()}, explore=False)
     torch.testing.assert_close(together[:1], alone)
+
+
+@pytest.mark.parametrize("explore", [True, False])
+@pytest.mark.parametrize("part", ["action=batchnorm", "aggregator=bidirectional"])
+def test_neither_other_environments_nor_chance_have_a_part_in_what_is_believed(part, explore):
+    cfg, env, agent = build("continuous, planned", f"worldmodel/{part}")
+    obs = observation(env) | {"is_init": torch.zeros(3, 1, dtype=torch.bool)}
+    before = {name: value.clone() for name, value in agent.weights().items()}
+
+    def first(others: float) -> torch.Tensor:
+        carry = agent.start(3)
+        carry.action[1:] = others
+        _, action = agent.act(carry, obs, explore=explore, generator=torch.Generator().manual_seed(0))
+        return action[0]
+
+    assert torch.equal(first(0.1), first(0.9))
+    agent.random(agent.start(1), {key: value[:1] for key, value in obs.items()})
+    assert all(torch.equal(before[name], value) for name, value in agent.weights().items())
+    assert agent.model.training
+    agent.update(batch_of(cfg, env))
 
 
 def test_an_episode_start_forgets_the_episode_before():
@@ -365,6 +385,11 @@ def test_a_planner_without_the_heads_it_reads_is_a_mistake_with_a_fix():
     assert "agent=policy" in str(caught.value)
 
 
+def test_nothing_to_come_may_count_nothing():
+    assert build("continuous", "agent.discount=0")[2].discount == 0.0
+    assert build("continuous")[2].discount > 0.9
+
+
 def test_random_actions_cover_the_range_and_last():
     _, env, agent = build("continuous")
     seen = {key: value[:1].expand(500, *value.shape[1:]) for key, value in observation(env).items()}
@@ -433,3 +458,11 @@ def test_sensors_are_hidden_anew_from_every_window_and_not_from_the_target():
 def test_hiding_sensors_needs_an_environment_that_says_what_is_missing():
     with pytest.raises(UserError, match=r"add env\.drop=0"):
         build("continuous", "agent.hide=0.3")
+
+
+@pytest.mark.parametrize("shown", ["env.reward_seen=true", "env.hide=[velocity]"], ids=["more", "fewer"])
+def test_hiding_sensors_needs_every_one_of_them_marked(shown):
+    cfg = load_config(["env=dmc_walker", "env.drop=0", "trainer=debug", "agent.hide=0.3", shown])
+    spec = simulator_from_config(cfg.env, 0).spec
+    with pytest.raises(UserError, match="sensors, but"):
+        build_agent(cfg, spec, torch.device("cpu"))

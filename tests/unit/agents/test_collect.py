@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from agents.assembly import build_agent
+from agents.cli import UserError
 from agents.collect import AgentPolicy, Alternating, collector, make_source
 from agents.config import load_config
 from agents.remote import Board, exploring_weights
@@ -36,6 +37,21 @@ def exhaust(source):
 
 
 # ---- between updates
+
+
+def test_a_restored_memory_is_where_the_agent_is():
+    source, agent, _ = attached()
+    kept = source.actor.state()
+    agent.device = torch.device("meta")
+    source.actor.restore(kept)
+    tensors = (*source.actor.carry[1:], *source.actor.carry.cache)
+    assert {tensor.device.type for tensor in tensors if torch.is_tensor(tensor)} == {"meta"}
+
+
+def test_environments_that_cannot_be_saved_are_refused_before_the_first_step():
+    cfg = load_config([*DEBUG, "env=dmc_walker", "env.backend=envpool"])
+    with pytest.raises(UserError, match=r"trainer\.collector=async"):
+        make_source(cfg)
 
 
 def test_trying_the_policy_out_moves_neither_noise_nor_memory():

@@ -19,7 +19,8 @@ from agents.config import (
     save_yaml,
     to_yaml,
 )
-from agents.overrides import normalise
+from agents.overrides import FOREIGN, normalise
+from agents.schema import leaves
 
 
 def mistake(call):
@@ -76,6 +77,10 @@ def test_arguments_of_an_environment_are_free():
     assert config.env.kwargs == {"g": 9.8, "inner": {"x": 1}}
 
 
+def test_what_other_frameworks_call_a_setting_leads_to_one_that_exists():
+    assert set(FOREIGN.values()) <= {key for key, _, _ in leaves()}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -99,6 +104,7 @@ def test_arguments_of_an_environment_are_free():
         (["trainer.frames=-5"], "at least 1"),
         (["env.action_repeat=0"], "at least 1"),
         (["agent.lr=x"], "unknown key agent.lr"),
+        (["learning_rate=1e-3"], "did you mean agent.model_lr"),
         (["agent.model_lr=nan"], "finite"),
         (["agent.discount=2"], "at most 1"),
         (["agent.planner=mpi"], "did you mean mppi"),

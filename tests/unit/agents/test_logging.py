@@ -4,13 +4,19 @@ import io
 import json
 import math
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from agents import durable
 from agents.cli import DiskError, UserError
 from agents.logging import Logger, truncate_to
+from agents.loop import Counters, Episodes
+from agents.loop import Progress as Turns
 from agents.progress import Progress
+from agents.session import Session
+from worldmodel.heads import Bins
 
 
 def at(frames: int) -> dict[str, int]:
@@ -239,3 +245,18 @@ def test_progress_off_is_silent_and_rich_draws_one_line():
             progress.update(frames, 0)
         progress.close()
         assert ("10/100 frames" in stream.getvalue()) == (mode == "rich")
+
+
+def test_values_that_critics_cannot_tell_are_said_once():
+    said, quiet = [], SimpleNamespace(log=lambda *_: None, time=lambda *_: None)
+    session: Any = SimpleNamespace(
+        logger=quiet,
+        speeds=lambda _: {},
+        agent=SimpleNamespace(bins=Bins(51, limit=8.5)),
+        console=SimpleNamespace(say=said.append),
+        overflowing=False,
+    )
+    for value in (2_000.0, -3_000.0, 4_000.0):
+        Session.log(session, Turns(Counters(), Episodes.start(1)), {"value/mean": value})
+    assert len(said) == 1
+    assert "4,914" in said[0]

@@ -232,6 +232,24 @@ def test_evidence_is_drawn_of_the_methods_that_are_asked_for(tmp_path, capsys):
     assert "choose from ours, theirs" in capsys.readouterr().err
 
 
+def test_a_list_is_no_metric(tmp_path):
+    path = make_run(tmp_path)
+    row = {"frames": 300, "decisions": 300, "updates": 0, "eval/returns": [1.0, 2.0]}
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"did you mean eval/return "):
+        curves_of(read_runs([str(tmp_path)]), "eval/returns")
+
+
+def test_over_minutes_what_has_no_times_is_left_out_by_name(tmp_path, capsys):
+    make_run(tmp_path)
+    others = tmp_path / "others.csv"
+    others.write_text(",".join(COLUMNS) + "\nx,dmc_walker,theirs,0,100,eval/return,5,,,\n")
+    words = [f"runs={tmp_path}", f"baseline={others}", f"out={tmp_path / 'a.png'}"]
+    assert plot.main([*words, "x=wall"]) == 0
+    assert "not drawn, since without times: theirs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words", [[], ["runs=a", "evidence=b"], ["runs=nowhere"], ["evidence=nowhere.csv"], ["x=time"]]
 )

@@ -1,6 +1,7 @@
 """Gymnasium environments: spaces, ends, replayed snapshots and early refusals."""
 
 import sys
+from functools import partial
 from types import ModuleType
 
 import gymnasium
@@ -65,6 +66,22 @@ def test_a_bounded_action_is_scaled_to_its_range(entry):
     assert simulator.env.last.tolist() == [0, 4]
     simulator.step(np.array([0, -3], np.float32))
     assert simulator.env.last.tolist() == [0.5, -2]
+
+
+def test_an_end_at_the_time_limit_is_the_end_alone(entry):
+    simulator = entry(probe={"end": 4}, time_limit=4)
+    simulator.reset()
+    step = [simulator.step(np.zeros(2, np.float32)) for _ in range(4)][-1]
+    assert (step.terminated, step.truncated) == (True, False)
+
+
+@pytest.mark.parametrize("limit", [150, 300])
+def test_a_registered_limit_gives_way_to_ours(limit):
+    simulator = make("gym", id="Pendulum-v1", time_limit=limit)
+    assert simulator.spec.episode_frames == limit
+    simulator.reset()
+    ends = [simulator.step(np.zeros(1, np.float32)).truncated for _ in range(limit)]
+    assert ends == [False] * (limit - 1) + [True]
 
 
 @pytest.mark.parametrize("terminates", [True, False])
@@ -157,6 +174,17 @@ def test_an_inexact_replay_is_recorded(entry):
     source.reset()
     source.step(np.zeros(2, np.float32))
     twin = entry(probe={"honest": False})
+    twin.restore(source.snapshot())
+    assert not twin.exact
+    assert "draws randomness" in twin.warning
+
+
+def test_what_surrounds_a_simulator_passes_on_that_it_was_not_restored_exactly(entry):
+    build = partial(entry, probe={"honest": False}, delay=1, recall=1)
+    source, twin = build(), build()
+    source.reset()
+    source.step(np.zeros(2, np.float32))
+    assert twin.exact
     twin.restore(source.snapshot())
     assert not twin.exact
     assert "draws randomness" in twin.warning

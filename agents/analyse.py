@@ -46,6 +46,9 @@ class Analyse:
         text="sensors: shares that are dead (default 0,0.1,0.3,0.5)", factory=lambda: [0.0, 0.1, 0.3, 0.5]
     )
     episodes: int = option(10, "sensors: evaluated with each share", low=1, high=10_000)
+    entry: str | None = option(
+        None, "your environment factory, if the runs used one: it is code, so name it again"
+    )
     out: Path | None = option(None, "folder of the answers (default: runs/analysis/EXPERIMENT)")
     record: Path | None = option(None, "evidence file (CSV) to add every answer to")
 
@@ -147,7 +150,7 @@ def _rows_of_theory(curves: Any, turns: dict[str, Any]) -> Iterator[dict[str, st
 def _distractors(options: Analyse, tell: Any) -> Findings:
     from agents import noise
 
-    found = noise.judge(options.runs, tell)
+    found = noise.judge(options.runs, tell, options.entry)
     answers = [
         {"run": str(one.run.path), "method": one.method, "channels": one.channels, "seed": one.run.seed}
         | one.values
@@ -162,7 +165,7 @@ def _sensors(options: Analyse, tell: Any) -> Findings:
         raise UserError(f"drops={_listed(options.drops)}", "choose shares from 0 to 1")
     from agents import breakage
 
-    found = breakage.judge(options.runs, options.drops, options.episodes, tell)
+    found = breakage.judge(options.runs, options.drops, options.episodes, tell, options.entry)
     answers = [
         {"run": str(one.run.path), "method": one.method, "seed": one.run.seed, "returns": one.scores}
         for one in found

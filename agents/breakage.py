@@ -24,17 +24,19 @@ class Judged(NamedTuple):
     scores: dict[float, float]
 
 
-def judge(patterns: Sequence[str], drops: Sequence[float], episodes: int, tell: Tell) -> list[Judged]:
-    """Evaluate every run with each share of its sensors dead, on the same episodes."""
+def judge(
+    patterns: Sequence[str], drops: Sequence[float], episodes: int, tell: Tell, entry: str | None = None
+) -> list[Judged]:
+    """Evaluate every run with dead sensors with each share of them, on the same episodes."""
     from agents.loading import load_run
     from agents.rollouts import evaluate_episodes, summary
 
     found = []
-    for run in read_runs(patterns):
-        if run.config.get("env", {}).get("drop") is None:
-            fix = "train with env.drop=0.3, or leave it out"
-            raise UserError(f"{run.path} was trained without env.drop", fix)
-        loaded, scores = load_run(str(run.path)), {}
+    runs = [run for run in read_runs(patterns) if run.config.get("env", {}).get("drop") is not None]
+    if not runs:
+        raise UserError(f"no run of {' '.join(patterns)} has env.drop", "train with env.drop=0.3")
+    for run in runs:
+        loaded, scores = load_run(str(run.path), entry=entry), {}
         for drop in drops:
             loaded.config.env.drop = drop
             played = evaluate_episodes(loaded.agent, loaded.config.env, episodes, run.seed)

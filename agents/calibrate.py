@@ -8,7 +8,8 @@ Pixels and an untrained encoder must say little, and an encoder that is told the
 import sys
 from typing import Any, NamedTuple
 
-from agents.cli import run_command
+from agents.cli import UserError, run_command
+from agents.pretrain_schema import COLUMNS
 
 COARSE = 16  # pixels of the pictures that a linear head reads
 
@@ -33,6 +34,9 @@ def calibrate(cfg: Any) -> int:
     from agents.progress import counting
     from envs.pictures.sources import make_source
 
+    if cfg.data.kind in COLUMNS:
+        text = f"data.kind={cfg.data.kind} has no pictures to measure"
+        raise UserError(text, "use data=objects or data=saccades, or pre-train on it at once")
     set_threads(cfg.learning.threads)
     with counting() as tell:
         bars = measure(make_source(cfg.data, tell), cfg, tell)

@@ -64,7 +64,24 @@ def read(place: str | Path) -> list[Found]:
     """Read every examination below a folder, in the order of their paths, or what was recorded of some."""
     if Path(place).is_file():
         return read_recorded(Path(place))
-    return [read_one(path.parent) for path in sorted(Path(place).rglob(EXAMINATION))]
+    found = [read_one(path.parent) for path in sorted(Path(place).rglob(EXAMINATION))]
+    _refuse_mixtures(found)
+    return found
+
+
+def _refuse_mixtures(found: Sequence[Found]) -> None:
+    """Raise UserError where a variant has learned with one seed in two ways: which of them would count?"""
+    from agents.evidence import label_runs, read_run
+
+    same: dict[tuple[str, str, int], list[Found]] = {}
+    for one in found:
+        same.setdefault((one.env, one.variant, one.seed), []).append(one)
+    for (env, variant, seed), several in same.items():
+        labels = label_runs([read_run(one.path) for one in several]) if len(several) > 1 else {}
+        if len(labels) > 1:
+            ways = " and ".join(sorted(labels.values()))
+            text = f"{env}, {variant or 'one run'}, seed {seed} was learned in two ways: {ways}"
+            raise UserError(text, f"move one of {' and '.join(str(one.path) for one in several)} elsewhere")
 
 
 def read_one(run: Path) -> Found:

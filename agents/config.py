@@ -98,8 +98,11 @@ def load_pretraining(argv: Sequence[str]) -> PretrainConfig:
     return config
 
 
-def read_config(path: Path, *, entry: str | None = None) -> RunConfig:
-    """Read a saved config.yaml or config.json; it may not name code, so an own `entry` is given anew."""
+def read_config(path: Path, *, entry: str | None = None, inert: bool = False) -> RunConfig:
+    """Read a saved config.yaml or config.json; it may not name code, so an own `entry` is given anew.
+
+    It may where it is inert: its environment is never built.
+    """
     text = _read_small(path)
     try:
         plain = json.loads(text) if path.suffix == ".json" else _parse_yaml(text)
@@ -113,10 +116,10 @@ def read_config(path: Path, *, entry: str | None = None) -> RunConfig:
         raise UserError(f"{path.parent} is of a pre-training run, which has no agent", fix)
     _fill_in(plain)
     config = _to_schema(_merge(plain, path))
-    if config.env.entry and config.env.entry != entry:
+    if config.env.entry and config.env.entry != entry and not inert:
         raise UserError(*_untrusted(path, config.env.entry))
     # Gymnasium imports what stands before a colon.
-    if ":" in (config.env.id or "") and entry != config.env.id:
+    if ":" in (config.env.id or "") and entry != config.env.id and not inert:
         raise UserError(*_untrusted(path, str(config.env.id)))
     check(config)
     return config
@@ -148,6 +151,7 @@ LATER = {
     "agent.hide": 0.0,
     "agent.plan.eval_horizon": None,
     "agent.plan.margin": None,
+    "data.contents": None,
     "data.steps": 1,
     "env.recall": 0,
     "env.reward_seen": False,

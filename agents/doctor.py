@@ -70,17 +70,16 @@ def check_python() -> Iterator[Finding]:
         yield Finding("WARN", text, "make train, or python3 -m venv .venv")
 
 
-def requirements(extra: str = "") -> list[str]:
-    """Return the requirement lines of the project or of one extra, from the checkout or the wheel."""
+def requirements() -> list[str]:
+    """Return the requirement lines of the project, extras left out, from the checkout or the wheel."""
     project = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if project.is_file():
-        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-        return table["optional-dependencies"][extra] if extra else table["dependencies"]
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     try:
         lines = importlib.metadata.requires("jepa-agents") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    return [line for line in lines if ("extra ==" in line) == bool(extra) and (extra in line)]
+    return [line for line in lines if "extra ==" not in line]
 
 
 def check_versions() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.cli import UserError
+from agents.examination import VIEWS
 from agents.pretrain_schema import COLUMNS
 from envs.pictures.sequences import Sequences, Source
 from envs.pictures.sources import make_source
@@ -94,11 +95,16 @@ def nothing_else(batch: int, time: int) -> dict[str, Tensor]:
 
 def check_lessons(cfg: Any, objective: Any) -> None:
     """Refuse world models that data without rewards, or with more views than they take, cannot teach."""
-    learned = [name for name in ("reward", "continuation") if name in objective.terms]
-    if learned:
-        text = f"data.kind={cfg.data.kind} has no {' or '.join(learned)} to learn"
+    untold = [name for name in ("reward", "continuation") if name in objective.terms]
+    if untold:
+        text = f"data.kind={cfg.data.kind} has no {' or '.join(untold)} to learn"
         raise UserError(text, "use worldmodel=seq_jepa_views or t_jepa, or worldmodel/terms=mse_only")
     aggregator, observed = objective.model.aggregator, cfg.learning.observed
+    need = max(observed, VIEWS)
+    learned = getattr(aggregator, "positions", None) is not None and not aggregator.causal
+    if learned and cfg.data.kind not in COLUMNS and aggregator.context < need:
+        text = f"{need} views are looked at, and positions are learned for {aggregator.context}"
+        raise UserError(text, f"set worldmodel.aggregator.context={need}")
     if aggregator.causal and cfg.data.kind not in COLUMNS and observed > aggregator.context:
         text = f"learning.observed={observed} views exceed the context of {aggregator.context}"
         raise UserError(text, f"set worldmodel.aggregator.context={observed}")

@@ -79,7 +79,8 @@ def load_observations(text: str) -> tuple[dict[str, Tensor], Tensor]:
         raise UserError(f"{text} is no run directory", "name one, or last")
     path = _good_checkpoint(found)
     saved = checkpoint.load(path, only={"state", "config"})
-    cfg, spec = read_config(path / "config.json"), Spec.from_json(saved.documents["state"]["spec"])
+    cfg = read_config(path / "config.json", inert=True)
+    spec = Spec.from_json(saved.documents["state"]["spec"])
     replay = make_replay(
         {key: (array.shape, array.dtype) for key, array in spec.observation.items()},
         spec.action.size,

@@ -28,17 +28,20 @@ class Judged(NamedTuple):
     values: dict[str, float]
 
 
-def judge(patterns: Sequence[str], tell: Tell) -> list[Judged]:
-    """Ask every run what its latents hang on and what is read from them; its return is its own last one."""
+def judge(patterns: Sequence[str], tell: Tell, entry: str | None = None) -> list[Judged]:
+    """Ask every agent what its latents hang on and what is read from them; its return is its own last one."""
     found = []
-    for run in read_runs(patterns):
+    runs = [run for run in read_runs(patterns) if "agent" in run.config]  # others were pre-trained
+    if not runs:
+        raise UserError(f"no agent was trained in {' '.join(patterns)}", "train one: python -m agents.train")
+    for run in runs:
         env = run.config.get("env", {})
         channels = env.get("distractors", 0)
         memory = env.get("distractor_memory", 0.0) if channels else 0.0
         curve = run.curve(METRIC, "")
         if not len(curve.frames):
             raise UserError(f"{run.path} has not been evaluated yet", "train it a little longer")
-        values = {METRIC: float(curve.values[-1])} | asked(run.path)
+        values = {METRIC: float(curve.values[-1])} | asked(run.path, entry)
         method = _method(run.config["worldmodel"])
         found.append(Judged(run, method, channels, memory, int(curve.frames[-1]), values))
         tell("runs asked", len(found))
@@ -50,7 +53,7 @@ def _method(worldmodel: dict[str, Any]) -> str:
     return f"{name}, sparse" if "sparsity" in worldmodel["terms"] else name
 
 
-def asked(run: Path) -> dict[str, float]:
+def asked(run: Path, entry: str | None = None) -> dict[str, float]:
     """What the latents of a run hang on, and how well signal and noise are read from them."""
     import torch
 
@@ -60,7 +63,7 @@ def asked(run: Path) -> dict[str, float]:
     from envs.distractors import KEY
     from worldmodel.probes import probe, split
 
-    loaded = load_run(str(run))
+    loaded = load_run(str(run), entry=entry)
     loaded.agent.model.eval()
     recording = record(
         loaded.agent, loaded.config.env, episodes=EPISODES, decisions=DECISIONS, seed=0, looks=0

@@ -45,12 +45,11 @@ def play(options: Play) -> int:
     require_rendering(env)
     home = (loaded.run or loaded.path) / "videos"
     recorder = Recorder(size=options.size, stride=options.stride, quality=options.quality)
+    out = Path(options.out) if options.out else home / f"play-{loaded.frames:09d}-s{options.seed}.mp4"
+    if out.suffix != ".mp4":
+        raise UserError(f"out={out} is not an mp4 file", f"use out={out.with_suffix('.mp4')}")
     for index in range(options.episodes):
-        path = Path(options.out) if options.out else home / f"play-{loaded.frames:09d}-s{options.seed}.mp4"
-        if options.episodes > 1:
-            path = path.with_name(f"{path.stem}-{index}{path.suffix}")
-        if path.suffix != ".mp4":
-            raise UserError(f"out={path} is not an mp4 file", f"use out={path.stem}.mp4")
+        path = out.with_name(f"{out.stem}-{index}{out.suffix}") if options.episodes > 1 else out
 
         def build(_: int, index: int = index) -> Simulator:
             return simulator_from_config(env, PLAY_SEED + options.seed, index)

@@ -1,6 +1,7 @@
 """Pre-train a world model without an agent: python -m agents.pretrain experiment=objects."""
 
 import copy
+import hashlib
 import json
 import sys
 from contextlib import ExitStack
@@ -32,12 +33,24 @@ def pretrain(cfg: Any) -> int:
 
 def plan(cfg: Any) -> list[Any]:
     """Every run of a study, or the one run of a configuration that compares nothing."""
+    settle(cfg.data)
     study = cfg.study
     if not study.variants:
         return [cfg]
     names = study.only or list(study.variants)
     # Seeds outermost: whoever stops half way has compared all variants on some seeds.
     return [vary(cfg, name, cfg.seed + k) for k in range(study.seeds) for name in names]
+
+
+def settle(data: Any) -> None:
+    """Fix what a name may not mean tomorrow: the checkpoint of a run, the bytes of a table."""
+    from agents.rundir import find_run
+
+    if data.kind == "states" and data.run:
+        found = find_run(data.run)
+        data.run = str((found.checkpoint or found.run or Path(data.run)).resolve())
+    if data.kind == "table" and (path := Path(data.table)).is_file():
+        data.contents = hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def vary(cfg: Any, name: str, seed: int) -> Any:
@@ -93,7 +106,10 @@ def data_name(data: Any) -> str:
     if data.kind == "table":
         return f"table_{Path(data.table).stem}"
     if data.kind == "states":
-        return f"states_{data.env}"
+        from agents.rundir import find_run, read_record
+
+        run = find_run(data.run).run if data.run else None
+        return f"states_{read_record(run)['env'] if run else data.env}"
     return f"{data.kind}_{data.tier}"
 
 

@@ -25,6 +25,7 @@ class DataConfig:
     inhibition: bool = option(True, "saccades: never look where one has just looked")
     table: str = option("breast_cancer", "table: a CSV file, or one that scikit-learn brings along")
     label: str | None = option(None, "table: the column that heads are asked for (default: the last)")
+    contents: str | None = option(None, "table: SHA-256 of the file (found out: another is another run)")
     run: str | None = option(None, "states: a run whose replay is learned from (default: random play)")
     env: str = option("dmc_walker", "states: what is played at random")
     rows: int = option(20_000, "states: how much is played", low=100, high=10_000_000)

@@ -68,10 +68,11 @@ def probe(options: Probe) -> int:
         )
     assert found is not None
     answers, rows = found
-    home = options.out or (loaded.run or loaded.path) / "probes" / f"{loaded.frames:09d}-s{options.seed}"
+    place = f"{loaded.frames:09d}-s{options.seed}" + (f"-{options.env}" if options.env else "")
+    home = options.out or (loaded.run or loaded.path) / "probes" / place
     about = {
         "run": str(loaded.path),
-        "env": loaded.spec.name,
+        "env": options.env or loaded.spec.name,
         "frames": loaded.frames,
         "seed": options.seed,
         "episodes": options.episodes,

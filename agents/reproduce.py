@@ -19,7 +19,9 @@ class Reproduce:
     """Compute a failed update again, from the weights before it and its batch."""
 
     run: str = option(text="run directory with a crash/ folder, a folder in there, or 'last'")
-    device: str = option("cpu", "device to compute on")
+    entry: str | None = option(
+        None, "your environment factory, if the run used one: it is code, so name it again"
+    )
 
 
 def reproduce(options: Reproduce) -> int:
@@ -30,7 +32,7 @@ def reproduce(options: Reproduce) -> int:
     from agents.loading import load_run
 
     path = find_bundle(options.run)
-    loaded = load_run(str(path), options.device)
+    loaded = load_run(str(path), entry=options.entry)
     saved = checkpoint.load(path, only={"update", "state"})
     state, batch = saved.documents["state"], saved.tensors["update"]
     recorded = {name: float(text) for name, text in state["numbers"].items()}
@@ -45,7 +47,7 @@ def reproduce(options: Reproduce) -> int:
         except crash.NotFinite as error:
             found = error.numbers
         else:
-            print("not so here: another version of torch, another device?")
+            print("not so here, on a CPU: another version of torch, or a GPU's doing?")
             return 1
     for name, value in found.items():
         mark = "" if math.isfinite(value) else "  <- not finite"

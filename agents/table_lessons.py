@@ -80,8 +80,9 @@ def fit_head(features: Tensor, table: Table, hidden: Sequence[int], *, seed: int
 
     The share of classes found, or of numbers the root of the mean squared error in their own unit.
     """
-    mean, spread = features[table.train].mean(0), features[table.train].std(0).clamp_min(1e-6)
-    x = (features - mean) / spread
+    mean, spread = features[table.train].mean(0), features[table.train].std(0)
+    # What does not vary where one learns says nothing there; a word seen only elsewhere would be a million.
+    x = torch.where(spread > 1e-6, (features - mean) / spread.clamp_min(1e-6), 0.0)
     best: tuple[float, float] | None = None
     for rate in (1e-3, 1e-2):
         for decay in (0.0, 0.1):

@@ -30,6 +30,11 @@ PRETRAIN_USUAL = (
     *("seed", "device", "data.tier", "data.root", "learning.updates", "learning.batch", "learning.observed"),
     *("learning.threads", "study.seeds", "study.only", "run.root", "run.dir", "run.fresh"),
 )
+CALIBRATE_EXAMPLES = (
+    "data=objects data.tier=t1",
+    "data=saccades data.tier=t0",
+    "data=objects worldmodel=seq_jepa_paper device=cuda",
+)
 PRETRAIN_EXAMPLES = (
     "experiment=objects",
     "experiment=objects data.tier=t0 study.only=[both,none] study.seeds=1",
@@ -50,6 +55,7 @@ def help_text(command: str, load: str = "load_config") -> str:
         lines += ["", "environments (env=…):", *_columns(environments())]
     lines += ["", "settings most used (--show-config prints all of them):"]
     usual, examples = (USUAL, EXAMPLES) if schema is RunConfig else (PRETRAIN_USUAL, PRETRAIN_EXAMPLES)
+    examples = CALIBRATE_EXAMPLES if command == "calibrate" else examples
     defaults = schema()
     for key in usual:
         value = functools.reduce(getattr, key.split("."), defaults)

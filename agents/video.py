@@ -36,7 +36,7 @@ class Recorder:
 
         def watch(decision: int, simulator: Any) -> None:
             nonlocal pictures
-            if decision % self.stride == 0:
+            if (decision - 1) % self.stride == 0:  # the first one always: no film is of nothing
                 picture = simulator.render(self.size, self.size, quality=self.quality)
                 with _ffmpeg_errors(path):
                     writer.append_data(picture)

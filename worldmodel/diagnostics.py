@@ -1,6 +1,5 @@
 """Is the representation alive? Numbers that a loss value does not show."""
 
-import torch
 from torch import Tensor
 
 
@@ -12,17 +11,9 @@ def latent_std(z: Tensor) -> Tensor:
 def participation_rank(z: Tensor) -> Tensor:
     """Return how many directions carry the variance, tr(C)^2 / |C|^2: ... D -> scalar (0 when collapsed).
 
-    Matrix products only, so it can live inside a compiled update; never above effective_rank's limit, D.
+    Matrix products only, so it can live inside a compiled update; never above D.
     """
     rows = z.detach().float().flatten(0, -2)
     rows = rows - rows.mean(0)
     matrix = rows.t() @ rows
     return matrix.trace().square() / matrix.square().sum().clamp_min(1e-20)
-
-
-def effective_rank(z: Tensor) -> Tensor:
-    """Return the exponential of the entropy of the normalised singular values: ... D -> scalar."""
-    rows = z.detach().float().flatten(0, -2)
-    share = torch.linalg.svdvals(rows - rows.mean(0))
-    share = share / share.sum().clamp_min(1e-20)
-    return torch.special.entr(share).sum().exp()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from envs.pictures.objects import LATENTS, relative
 from envs.pictures.store import Pictures
+from envs.spec import EnvError
 
 QUATERNION = slice(0, 4)
 HUES = [LATENTS.index("floor_hue"), LATENTS.index("light_hue")]
@@ -68,6 +69,9 @@ class ObjectViews:
     def draw(self, things: Tensor, views: int, generator: torch.Generator) -> Sequences:
         """Draw different views of each of these objects, in any order: B -> B V."""
         total = self.images.shape[1]
+        if views > total:
+            text = f"a sequence of {views} different views is longer than the {total} that an object has"
+            raise EnvError(f"{text}; use learning.observed={total - 1} or less, or a larger data.tier")
         order = torch.rand(len(things), total, generator=generator).argsort(1)[:, :views]
         poses = self.latents[things[:, None], order]
         actions = torch.zeros(len(things), views, self.action_size)

@@ -75,7 +75,8 @@ def make_beyond(
     """The held-out objects of a set again, in a few views turned farther than any of the set's own."""
     labels, _ = split(wanted.classes, 0, wanted.val)
     shapes = _shapes(len(labels), BEYOND, wanted.size)
-    facts = asdict(wanted) | {"beyond": BEYOND}
+    # What three axes have "beyond" was made otherwise once.
+    facts = asdict(wanted) | {"beyond": BEYOND} | ({"about_y": "within"} if all(wanted.angles) else {})
     found = fill(root, "objects", facts, shapes, lambda: partial(_draw_beyond, Scene(), wanted), tell)
     return Pictures(found["images"], found["latents"], labels, np.ones(len(labels), bool))
 
@@ -95,13 +96,18 @@ def _draw(scene: Scene, wanted: ObjectSet, number: int) -> dict[str, np.ndarray]
 
 
 def _draw_beyond(scene: Scene, wanted: ObjectSet, number: int) -> dict[str, np.ndarray]:
-    """Draw a held-out object turned by more than the set's angles about each axis that turns."""
+    """Draw a held-out object turned by more than the set's angles about each axis that turns.
+
+    Where all three do, about Y it stays within: turned too far about each, an object may as well have been
+    turned a little about all, R(x, y, z) = R(x + 180, 180 - y, z + 180).
+    """
     label, place = divmod(number, wanted.val)
     _show(scene, wanted, label, wanted.train + place)
     random = np.random.default_rng((7_005, wanted.seed, number))
     x, y, z = np.radians(wanted.angles)
-    farthest = np.radians([180.0 if angle else 0.0 for angle in wanted.angles])
-    a, b, c = (float(angle) for angle in farthest)
+    a, b, c = (np.pi if angle else 0.0 for angle in wanted.angles)
+    if all(wanted.angles):
+        b, y = y, 0.0
     views = [draw_view(random, (a, b, c), least=(x, y, z)) for _ in range(BEYOND)]
     return _shoot(scene, wanted, views)
 

@@ -111,6 +111,12 @@ def test_play_films_every_decision(tell, tmp_path):
         pictures = imageio.mimread(tmp_path / name)
         assert len(pictures) == 25 // 5
         assert pictures[0].shape == (64, 64, 3)
+    code, text = tell(play, f"run={tmp_path / 'run'}", "size=64", "stride=1000", f"out={tmp_path / 'b.mp4'}")
+    assert code == 0, text
+    assert len(imageio.mimread(tmp_path / "b.mp4")) == 1
+    code, text = tell(play, f"run={tmp_path / 'run'}", f"out={tmp_path / 'films' / 'c'}")
+    assert code == 2
+    assert f"use out={tmp_path / 'films' / 'c.mp4'}" in text
     code, text = tell(play, f"run={tmp_path / 'run'}", f"out={tmp_path / 'a-0.mp4' / 'b.mp4'}")
     assert code == 74
     assert "part of the path is a file" in text

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.calibrate import main as calibrate
 from agents.pretrain import main
 from envs import EnvError
 from envs.render import choose_backend
@@ -77,6 +78,9 @@ def test_help_and_mistakes(tell):
     code, text = tell(main, "data=saccades", "data.tier=t3")
     assert code == 2
     assert "choose data.tier=t0, t1 or t2" in text
+    code, text = tell(calibrate, "experiment=table")
+    assert code == 2
+    assert "data=objects or data=saccades" in text
 
 
 def test_a_table_is_learned_examined_and_compared(tmp_path, tell):

@@ -129,6 +129,19 @@ def test_two_tiers_are_not_one_experiment(tmp_path):
     assert claims(Options(str(tmp_path / "objects_t0"))) == 0
 
 
+def test_a_variant_that_learned_in_two_ways_is_not_one_run_twice(tmp_path):
+    for number in (0, 1):
+        write(tmp_path / f"both{number}", "both", 0, {"action/mlp": 0.5})
+    assert len(read(tmp_path)) == 2  # equal settings: learned anew, nothing else
+    about = json.loads((tmp_path / "both1" / "run.json").read_text())
+    about |= {"config_hash": "other", "config": {"learning": {"updates": 200}}}
+    (tmp_path / "both1" / "run.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="objects_t0, both, seed 0") as caught:
+        read(tmp_path)
+    assert "updates=200" in str(caught.value)
+    assert str(tmp_path / "both1") in str(caught.value)
+
+
 def test_recorded_rows_are_read_and_not_recorded_again(tmp_path):
     rows = tmp_path / "rows.csv"
     rows.write_text(

@@ -13,10 +13,11 @@ from agents.cli import UserError
 from agents.config import config_hash, load_config, load_pretraining, read_config, to_yaml
 from agents.examination import Subject, examine
 from agents.lessons import shapes_of
-from agents.pretrain import learn, plan, vary
+from agents.pretrain import data_name, learn, plan, vary
 from agents.pretraining import Pretraining, learning_rate
 from agents.rundir import open_run
 from agents.stopping import Stopper
+from agents.train import main as train
 from envs.pictures.sequences import Sequences
 from worldmodel import build
 
@@ -158,6 +159,42 @@ def test_a_study_runs_every_variant_on_a_seed_before_the_next_seed():
     assert [run.worldmodel["action"]["seen_by"] for run in runs] == ["both", "none"] * 2
     assert len({config_hash(run) for run in runs}) == 2  # the seed stands beside the hash
     assert cfg.worldmodel["action"]["seen_by"] == "both"
+
+
+def test_another_file_of_the_same_name_is_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=table", "data.table=a.csv"]
+    hashes = []
+    for text in ("a,b\n1,2\n", "a,b\n1,3\n", "a,b\n1,2\n"):
+        (tmp_path / "a.csv").write_text(text)
+        hashes.append(config_hash(plan(load_pretraining(words))[0]))
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_what_is_last_is_settled_before_a_run_begins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(["env=toy_point_mass", "trainer=debug", "agent.compile=false", "trainer.frames=200"]) == 0
+    (one, *_) = plan(load_pretraining(["experiment=table_walker", "data.run=last"]))
+    assert one.data.run.startswith(str(tmp_path / "runs" / "toy_point_mass"))
+    assert one.data.run.endswith("checkpoints/000000200")
+    assert data_name(one.data) == "states_toy_point_mass"
+
+
+@pytest.mark.parametrize("observed", [3, 6])
+def test_learned_positions_must_reach_as_far_as_is_looked(tmp_path, observed):
+    words = [
+        *SMALL[:-6],
+        "worldmodel.aggregator.positions=learned",
+        f"learning.observed={observed}",
+        "logger=off",
+    ]
+    words += [
+        "worldmodel/aggregator=bidirectional",
+        "worldmodel.aggregator.context=7",
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    with pytest.raises(UserError, match=r"set worldmodel\.aggregator\.context=8"), Stopper() as stop:
+        learn(load_pretraining(words), stop, lambda *_: None)
 
 
 def test_every_variant_that_ships_changes_something_that_exists():

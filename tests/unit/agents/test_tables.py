@@ -89,6 +89,17 @@ def test_heads_find_what_is_there_and_nothing_in_noise(tmp_path):
     assert boost(features, table, seed=0) < 0.4 * spread
 
 
+@pytest.mark.parametrize("part", ["choose", "judge"])
+def test_a_word_that_nobody_learned_from_spoils_no_head(tmp_path, part):
+    table = read_table(houses(tmp_path / "houses.csv", rows=400))
+    rare = torch.zeros(400, 1)
+    rare[getattr(table, part).nonzero()[0]] = 1.0
+    plain, other = (
+        fit_head(x, table, (), seed=0) for x in (table.numbers, torch.cat([table.numbers, rare], 1))
+    )
+    assert other < 1.1 * plain
+
+
 @pytest.mark.parametrize("name", ["diabetes", "wine"])
 def test_a_linear_head_on_few_rows_is_no_straw_man(name):
     """In batches of 256 a hundred rows are one step per epoch; heads of raw columns must get there too."""

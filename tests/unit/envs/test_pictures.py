@@ -180,6 +180,20 @@ def test_beyond_are_held_out_objects_turned_farther_than_any_of_the_set(scene, t
     assert ObjectViews(found).beyond() is None
 
 
+def test_beyond_about_three_axes_is_no_turn_of_the_set_by_other_angles(scene, tmp_path):
+    found = make_beyond(tmp_path, ObjectSet(classes=2, train=1, val=2, views=2, size=16))
+    for rotation in found.latents[..., :4].reshape(-1, 4):
+        m = matrix(rotation)  # its only angles with the one about Y within 90 degrees
+        turned = np.degrees(np.abs([np.arctan2(m[2, 1], m[2, 2]), np.arctan2(m[1, 0], m[0, 0])]))
+        assert turned.min() > 89.9
+
+
+def test_more_different_views_than_there_are_is_a_mistake(scene, tmp_path):
+    source = ObjectViews(make_pictures(tmp_path, TINY))
+    with pytest.raises(EnvError, match=r"learning\.observed=2"):
+        source.draw(torch.tensor([0]), 4, torch.Generator())
+
+
 def test_sequences_of_objects_show_different_views_and_the_turns_between_them(scene, tmp_path):
     source = ObjectViews(make_pictures(tmp_path, TINY), colour=True)
     things = torch.tensor([0, 0, 4])

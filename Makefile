@@ -51,8 +51,8 @@ $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 		echo "error: there is no $(PYTHON)"; \
 		echo "  fix: install Python 3.11 or 3.12, or say which one: make train PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "error: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) -V`"; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+		echo "error: Python 3.11 or 3.12 is needed, $(PYTHON) is `$(PYTHON) -V`"; \
 		echo "  fix: make train PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "error: $(PYTHON) cannot make virtual environments"; \

@@ -204,7 +204,7 @@ def check_memory() -> Iterator[Finding]:
 
 def check_extras() -> Iterator[Finding]:
     """Which optional packages are here."""
-    optional = {"envpool": "envpool", "stable_baselines3": "sb3", "onnx": "export", "huggingface_hub": "hub"}
+    optional = {"envpool": "envpool", "sklearn": "tables", "stable_baselines3": "sb3"}
     here = [extra for module, extra in optional.items() if importlib.util.find_spec(module)]
     absent = [extra for extra in optional.values() if extra not in here]
     text = f"optional extras here: {', '.join(here) or 'none'}; not here: {', '.join(absent) or 'none'}"

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import itertools
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,13 +14,14 @@ import numpy as np
 
 from agents.cli import UserError, suggest
 from agents.config import essentials
-from agents.durable import disk_errors
+from agents.durable import DOCUMENT_LIMIT, CorruptError, disk_errors, parse_document, read_regular
 from agents.provenance import spell_commit
 from agents.rundir import find_run
 
 COLUMNS = ("experiment", "env", "method", "seed", "frames", "metric", "value", "wall_s", "commit", "command")
 ELAPSED = "speed/elapsed_s"
 COUNTERS = {"frames", "decisions", "updates"}
+LONGEST = 2**20  # bytes of a line of metrics; ours are a thousand
 
 
 @dataclass
@@ -96,7 +98,7 @@ def read_runs(patterns: Sequence[str]) -> list[RunRecord]:
 def read_run(path: Path) -> RunRecord:
     """Read run.json, metrics.jsonl and timing.jsonl; a half-written last line is left out."""
     try:
-        about = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        about = parse_document(path / "run.json", read_regular(path / "run.json", DOCUMENT_LIMIT))
         code = about.get("code") or {}
         commit = spell_commit(code)
         return RunRecord(
@@ -110,6 +112,8 @@ def read_run(path: Path) -> RunRecord:
             list(read_lines(path / "metrics.jsonl")),
             list(read_lines(path / "timing.jsonl")),
         )
+    except CorruptError as error:
+        raise UserError(str(error).splitlines()[0], "leave this run out") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path / 'run.json'} cannot be read: {error!r}", "leave this run out") from None
 
@@ -118,18 +122,23 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON lines file; only the last line may be half-written."""
     if not path.is_file():
         return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError:
-            if number == len(lines):  # no newline after it: the writer is not done, or was killed
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(LONGEST + 1)
+            if len(line) > LONGEST:
+                raise UserError(f"line {number} of {path} is longer than any of ours", "leave this run out")
+            try:
+                row = json.loads(line) if line.strip() else None
+            except (ValueError, RecursionError):
+                if not line.endswith(b"\n"):  # the writer is not done, or was killed
+                    return
+                raise UserError(
+                    f"line {number} of {path} is damaged", "resume the run, which cuts the file back"
+                ) from None
+            if isinstance(row, dict):
+                yield row
+            if not line:
                 return
-            raise UserError(
-                f"line {number} of {path} is damaged", "resume the run, which cuts the file back"
-            ) from None
-        if isinstance(row, dict):
-            yield row
 
 
 def label_runs(runs: Sequence[RunRecord]) -> dict[str, str]:

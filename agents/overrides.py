@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import json
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def normalise(words: Sequence[str], schema: type = RunConfig) -> list[str]:
         elif key in known_groups:
             _check_choice(key, value, known_groups[key])
             rest.append(word)
+            if key == "trainer" and any(other.startswith("experiment=") for other in words):
+                first += _settings_of(key, value)  # an experiment has budgets of its own
         elif key == "env.kwargs" or key.startswith("env.kwargs."):
             rest.append(f"++{key}={value}")
         elif key.startswith(("worldmodel.", "study.variants")):
@@ -202,6 +205,23 @@ def _environment(name: str) -> list[str]:
         raise UserError(f"there is no environment {name!r}{close}", fix)
     kind, _, task = name.partition("_")
     return [f"env={kind}", f"env.task={task}", f"env.name={name}"]
+
+
+def _settings_of(group: str, choice: str) -> list[str]:
+    """What a file of a group sets, as overrides that also hold against what an experiment sets."""
+    import yaml
+
+    text = (config_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8")
+    place = "" if "@package _global_" in text else f"{group}."
+
+    def flat(tree: dict[str, Any], above: str) -> Iterator[str]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{above}{key}.")
+            else:
+                yield f"{above}{key}={json.dumps(value)}"
+
+    return list(flat(yaml.safe_load(text) or {}, place))
 
 
 def _own_settings(name: str) -> list[str]:

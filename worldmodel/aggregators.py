@@ -136,8 +136,6 @@ class Causal(nn.Module):
         super().__init__()
         if width % heads:
             raise ModelError(f"aggregator width={width} must be divisible by heads={heads}")
-        if motion < 0:
-            raise ModelError(f"aggregator motion={motion} must not be negative; 0 is without")
         self.size, self.width, self.context, self.motion = latent_size, width, context, motion
         self.first = nn.Parameter(0.02 * torch.randn(action_width))
         differences = latent_size + 1 if motion else 0

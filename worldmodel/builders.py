@@ -1,6 +1,7 @@
 """Config and shapes to objects; the only file that knows configs. No name in a config is ever imported."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -35,6 +36,8 @@ REGISTRY: dict[str, Mapping[str, Callable[..., Any]]] = {
 }
 SECTIONS = (*REGISTRY, "heads", "terms", "rollout_steps", "rollout_after")
 LIMITS = {"layers": 64, "context": 4096, "heads": 256, "bins": 4097}
+MOST_KEYS, MOST_COLUMNS = 256, 1024  # each makes parameters of its own
+RANGES = {"dropout": (0.0, 1.0), "temperature": (1e-6, math.inf)}  # other numbers: from 0
 LARGEST = 65536  # no width, channel count or other size of ours is larger; a file that says so is damaged
 
 
@@ -189,6 +192,11 @@ def _check(where: str, value: Any, kind: Any) -> None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ModelError(f"{where} must be {wanted}, not {value!r}")
     leaf = where.rsplit(".", 1)[-1]
+    if kind is float:
+        low, high = RANGES.get(leaf, (0.0, math.inf))
+        if not low <= value <= high or math.isinf(value):
+            reach = "" if math.isinf(high) else f" to {high:g}"
+            raise ModelError(f"{where}={value} must be a number from {low:g}{reach}")
     if kind is int and leaf not in ("steps", "seed"):
         low, high = (0 if leaf in ("rollout_steps", "registers") else 1), LIMITS.get(leaf, LARGEST)
         if not low <= value <= high:
@@ -231,7 +239,13 @@ def _facts(shapes: Mapping[str, Any]) -> dict[str, Any]:
             f'"action": {{"kind": "continuous", "size": 6}}}}; reading them failed with {error!r}'
         ) from error
     sizes = [n for fact in observation.values() for n in fact["shape"]] + [action["size"]]
-    sizes += [n for fact in observation.values() for n in fact.get("cardinalities", ())]
+    columns = [n for fact in observation.values() for n in fact.get("cardinalities", ())]
+    if len(observation) > MOST_KEYS or len(columns) > MOST_COLUMNS:
+        text = (
+            f"{len(observation)} observations with {len(columns)} columns of words are more than any of ours"
+        )
+        raise ModelError(f"{text}; they are damaged, or fewer must be told apart")
+    sizes += columns
     if not observation or any(not 1 <= n <= LARGEST for n in sizes):
         raise ModelError(
             f"shapes need at least one observation and sizes from 1 to {LARGEST}, not {dict(shapes)}"

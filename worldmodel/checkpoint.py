@@ -21,6 +21,7 @@ SCHEMA = 1
 DOCUMENT, WEIGHTS, MANIFEST = "worldmodel.json", "weights.safetensors", "manifest.json"
 PREFIX = "model."  # how a training checkpoint names the world model among an agent's other weights
 LARGEST_DOCUMENT = 4 << 20
+LARGEST_SHARE, SMALLEST_LIMIT = 256, 64 << 20  # of weights around a model (critics, a policy), and in bytes
 
 
 def describe(model: WorldModel) -> dict[str, Any]:
@@ -62,8 +63,10 @@ def save(model: WorldModel, path: str | Path) -> Path:
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     """Read a world model, in evaluation mode, from a saved directory, a checkpoint or a run directory."""
+    device = _device(device)
     folder = _locate(Path(path))
-    _verify(folder)
+    files = _listed(folder)
+    _verify(folder, DOCUMENT, files)
     document = _read_json(folder / DOCUMENT)
     if document.get("schema") != SCHEMA:
         raise ModelError(
@@ -76,8 +79,22 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     # Built without memory first: shapes are compared with the file's header before anything is allocated.
     with torch.device("meta"):
         model = build_model(document["config"], document["shapes"])
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    _check_size(folder / WEIGHTS, max(LARGEST_SHARE * size, SMALLEST_LIMIT))
+    _verify(folder, WEIGHTS, files)
     model.load_state_dict(_read_weights(folder / WEIGHTS, model, device), assign=True)
     return model.to(device).eval()
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """Refuse a device that is not here."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device={device!r} is no device; use cpu or cuda") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device={device} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu")
+    return found
 
 
 def _locate(path: Path) -> Path:
@@ -91,21 +108,35 @@ def _locate(path: Path) -> Path:
     raise ModelError(f"no {DOCUMENT} in {', '.join(map(str, tried))}; give a run directory with a checkpoint")
 
 
-def _verify(folder: Path) -> None:
-    """Compare the files we read with the manifest, if there is one."""
+def _listed(folder: Path) -> Mapping[str, Any] | None:
+    """What the manifest says of each file, if there is one."""
     if not (folder / MANIFEST).is_file():
-        return
+        return None
     files = _read_json(folder / MANIFEST).get("files")
     if not isinstance(files, Mapping):
         raise ModelError(f"{folder / MANIFEST} lists no files; restore the checkpoint from a copy")
-    for name in (DOCUMENT, WEIGHTS):
-        entry, file = files.get(name), folder / name
-        if not isinstance(entry, Mapping) or not file.is_file():
-            raise ModelError(f"{file} is missing or not in {MANIFEST}; restore the checkpoint from a copy")
-        if file.stat().st_size != entry.get("size") or _sha256(file) != entry.get("sha256"):
-            raise ModelError(
-                f"{file} is damaged: it differs from {MANIFEST}; use an older checkpoint or restore it"
-            )
+    return files
+
+
+def _verify(folder: Path, name: str, files: Mapping[str, Any] | None) -> None:
+    """Compare a file we read with what the manifest says of it."""
+    if files is None:
+        return
+    entry, file = files.get(name), folder / name
+    if not isinstance(entry, Mapping) or not file.is_file():
+        raise ModelError(f"{file} is missing or not in {MANIFEST}; restore the checkpoint from a copy")
+    if file.stat().st_size != entry.get("size") or _sha256(file) != entry.get("sha256"):
+        raise ModelError(
+            f"{file} is damaged: it differs from {MANIFEST}; use an older checkpoint or restore it"
+        )
+
+
+def _check_size(file: Path, limit: int) -> None:
+    """Refuse what is no file, or far larger than the model it is said to hold, before reading any of it."""
+    if not file.is_file():
+        raise ModelError(f"{file} is missing; restore the checkpoint from a copy")
+    if file.stat().st_size > limit:
+        raise ModelError(f"{file} is much larger than its {DOCUMENT} says; it is damaged or not ours")
 
 
 def _sha256(file: Path) -> str:

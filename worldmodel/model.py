@@ -10,6 +10,7 @@ from .aggregators import Aggregator, Memory
 from .blocks import ActionEmbedding
 from .encoders import Encoder, TableEncoder
 from .encoders.vectors import Observations
+from .errors import ModelError
 from .heads import Continuation, Decoder, TwoHot
 from .predictors import Prediction, Predictor
 
@@ -100,6 +101,9 @@ class WorldModel(nn.Module):
     def imagine(self, state: State, policy: Policy, horizon: int) -> Imagined:
         """Roll a policy out inside the model, feeding predictions back: State of B -> B H ..."""
         belief, cache = state
+        if cache is None:
+            text = "a state to imagine from needs the memory behind its belief"
+            raise ModelError(f"{text}: belief, cache = model.aggregate(…, cache=model.start(batch))")
         beliefs, actions, predictions = [belief], [], []
         for step in range(horizon):
             action = policy(belief, step)

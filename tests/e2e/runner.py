@@ -139,8 +139,23 @@ def fingerprint(run: Path) -> dict[str, str]:
     files = [last / "weights.safetensors", last / "optim.safetensors", run / "metrics.jsonl"]
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     state = json.loads((last / "state.json").read_text())
+    if "replay" in state:
+        found["replay"] = _digest_rows(run / "replay", state["replay"]["chunks"])
     found["done"] = state["updates"] if "updates" in state else state["progress"]["counters"]["frames"]
     return found
+
+
+def _digest_rows(folder: Path, chunks: list[dict]) -> str:
+    """SHA-256 of a replay's rows, however they were cut into files."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    contents = [load_file(folder / chunk["file"]) for chunk in chunks]
+    whole = {name: np.concatenate([content[name] for content in contents]) for name in contents[0]}
+    order, digest = np.argsort(whole["rows"], kind="stable"), hashlib.sha256()
+    for name in sorted(whole):
+        digest.update(np.ascontiguousarray(whole[name][order]).tobytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

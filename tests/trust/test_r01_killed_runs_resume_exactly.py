@@ -8,16 +8,17 @@ from agents import checkpoint
 from tests.e2e.runner import fingerprint
 from tests.trust.conftest import RUN
 
-INTERVAL = 500  # frames between checkpoints of trainer=debug
+INTERVAL, FRAMES = 500, 1_000  # between checkpoints of trainer=debug, and all of them
 
 
 def killed_twice(runner, run, draw, seconds):
-    """Kill a run while it is young and once later, then let it finish; the frames each start began at."""
+    """Kill a run twice at most, within what it has left to do, then let it finish: where each start began."""
     code, kills, began = -9, 0, []
     while code == -9:
         newest = checkpoint.latest(run / "checkpoints") if run.exists() else None
         began.append(int(newest.name) if newest else 0)
-        after = draw.uniform(0.05, 1.0) * seconds if kills < 2 else None
+        left = 1 - began[-1] / FRAMES
+        after = draw.uniform(0.05, 0.9) * left * seconds if kills < 2 else None
         code = runner.train(*RUN, f"run.dir={run}", kill_after=after)["code"]
         kills += 1
     assert code == 0, runner.log.read_text()

@@ -13,6 +13,7 @@ from agents import checkpoint, durable
 from agents.cli import UserError
 from agents.config import read_config
 from agents.durable import CorruptError
+from agents.evidence import read_run
 from agents.loading import load_run
 from agents.rundir import read_record
 from tests.unit.agents.test_checkpoint import put
@@ -171,12 +172,38 @@ WRITERS = {
 }
 
 
+def weights_of_a_model(folder):
+    """Load them as those of a small world model that is described well."""
+    part = {"encoder": {"name": "mlp", "hidden": [8], "latent": 8}, "action": {"name": "linear", "width": 8}}
+    part |= {"aggregator": {"name": "none"}, "predictor": {"name": "mlp", "hidden": [8]}, "heads": {}}
+    shapes = {
+        "observation": {"state": {"shape": [3], "dtype": "float32"}},
+        "action": {"kind": "continuous", "size": 2},
+    }
+    document = json.dumps({"schema": 1, "config": part, "shapes": shapes}).encode()
+    (folder / "worldmodel.json").write_bytes(document)
+    size = (folder / "weights.safetensors").lstat().st_size
+    files = {"worldmodel.json": entry(document), "weights.safetensors": {"size": size, "sha256": "0" * 64}}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    load(folder)
+
+
+def metrics_of_a_run(folder):
+    """Read them as those of a run that is described well; what is half a line counts as none."""
+    (folder / "run.json").write_text(json.dumps({"env": "x", "seed": 0, "config_hash": "0"}))
+    assert not read_run(folder).rows
+    raise UserError("nothing was believed")
+
+
 READERS = [
     ("manifest.json", checkpoint.load),
     ("run.json", read_record),
     ("config.yaml", lambda folder: read_config(folder / "config.yaml")),
     ("config.json", lambda folder: read_config(folder / "config.json")),
     ("worldmodel.json", load),
+    ("weights.safetensors", weights_of_a_model),
+    ("run.json", read_run),
+    ("metrics.jsonl", metrics_of_a_run),
     ("manifest.json", lambda folder: load_run(str(folder))),
 ]
 

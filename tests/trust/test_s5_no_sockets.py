@@ -42,7 +42,13 @@ def listen(action, *words, cwd):
 
 
 def test_training_opens_no_connection(tmp_path):
-    words = ("env=toy_point_mass", "trainer=debug", "trainer.frames=200", f"run.dir={tmp_path / 'run'}")
+    words = (
+        "env=toy_point_mass",
+        "trainer=debug",
+        "trainer.frames=200",
+        "logger.tensorboard=true",
+        f"run.dir={tmp_path / 'run'}",
+    )
     done = listen(TRAIN, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "HEARD []" in done.stdout

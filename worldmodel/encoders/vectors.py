@@ -44,6 +44,8 @@ class Vectors(nn.Module):
         flat = [
             obs[key].flatten(-self.axes[key]) if self.axes[key] else obs[key][..., None] for key in self.keys
         ]
+        if (shown := sum(x.shape[-1] for x in flat)) != self.size:  # one number would be taken for all
+            raise ModelError(f"{', '.join(self.keys)} have {self.size} entries, and {shown} are shown")
         return flat[0].float() if len(flat) == 1 else torch.cat(flat, -1).float()
 
     @torch.no_grad()

@@ -19,8 +19,8 @@ from agents.config import (
     save_yaml,
     to_yaml,
 )
-from agents.overrides import FOREIGN, normalise
-from agents.schema import leaves
+from agents.overrides import FOREIGN, groups, normalise
+from agents.schema import RunConfig, leaves
 
 
 def mistake(call):
@@ -75,6 +75,13 @@ def test_numbers_may_be_written_the_short_way():
 def test_arguments_of_an_environment_are_free():
     config = load_config(["env.id=Pendulum-v1", "env.kwargs.g=9.8", "env.kwargs.inner.x=1"])
     assert config.env.kwargs == {"g": 9.8, "inner": {"x": 1}}
+
+
+def test_debug_is_small_whatever_an_experiment_sets():
+    for experiment in groups(RunConfig)["experiment"]:
+        config = load_config([f"experiment={experiment}", "trainer=debug"])
+        assert (config.trainer.frames, config.trainer.warmup_frames, config.env.num) == (1_000, 200, 2)
+    assert load_config(["experiment=walker", "trainer=debug", "trainer.frames=70"]).trainer.frames == 70
 
 
 def test_what_other_frameworks_call_a_setting_leads_to_one_that_exists():

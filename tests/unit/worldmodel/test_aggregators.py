@@ -94,7 +94,7 @@ def test_motion_tells_slow_changes_from_none(make_objective):
     assert gaps[1] > 10 * gaps[0]
     alone, _ = model.aggregate(still[:, 1:], a[:, 1:])
     assert not torch.allclose(alone[:, 0] - still[:, 1], beliefs[1], atol=1e-3)
-    with pytest.raises(ModelError, match="negative"):
+    with pytest.raises(ModelError, match=r"motion=-1\.0 must be a number from 0"):
         make_objective(aggregator={**CAUSAL, "motion": -1.0})
 
 

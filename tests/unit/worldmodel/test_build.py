@@ -44,6 +44,17 @@ def refused(config, shapes):
         ),
         ({"target": {"name": "moving", "schedule": "cosine"}}, "needs steps"),
         ({"rollout_steps": 2}, "rollout_steps"),
+        (
+            {"aggregator": {"name": "bidirectional", "dropout": 2.0}},
+            "dropout=2.0 must be a number from 0 to 1",
+        ),
+        ({"aggregator": {"name": "causal", "motion": float("nan")}}, "motion=nan must be a number from 0"),
+        ({"terms": {"mse": {"weight": -1.0}}}, "mse.weight=-1.0 must be a number from 0"),
+        ({"terms": {"mse": {"weight": float("inf")}}}, "mse.weight=inf must be a number from 0"),
+        (
+            {"terms": {"infonce": {"weight": 1.0, "temperature": 0.0}}},
+            "temperature=0.0 must be a number from 1e-06",
+        ),
         ({"terms": {"mse": {"weight": 1.0}, "rollout_variance": {"weight": 1.0}}}, "not of a rollout"),
         ({"terms": {"mse": {"weight": 1.0}, "rollout_sparsity": {"weight": 1.0}}}, "not of a rollout"),
         ({"encoder": {"name": "table"}, "terms": {"sparsity": {"weight": 1.0}}}, "worldmodel/encoder=mlp"),
@@ -81,6 +92,9 @@ def test_shapes_that_cannot_be_read_are_refused(config):
         "action": {"kind": "discrete", "size": 2},
     }
     assert "int8" in refused(config, wrong)
+    words = {"shape": [5000], "dtype": "uint8", "cardinalities": [2] * 5000}
+    action = {"kind": "continuous", "size": 1}
+    assert "5000 columns of words" in refused(config, {"observation": {"x": words}, "action": action})
 
 
 def test_terms_and_weights_must_have_the_same_keys(make_objective):

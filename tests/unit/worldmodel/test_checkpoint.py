@@ -68,6 +68,14 @@ def test_weights_of_another_shape_are_refused_before_anything_is_allocated(model
         load(path)
 
 
+def test_a_device_that_is_not_here_is_named(model, tmp_path):
+    path = save(model, tmp_path / "world")
+    with pytest.raises(ModelError, match="is no device"):
+        load(path, device="foo")
+    with pytest.raises(ModelError, match="torch sees"):
+        load(path, device="cuda:63")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}', '{"schema": 1}', "[" * 100000])
 def test_a_document_that_is_not_ours_is_refused(model, tmp_path, text):
     path = save(model, tmp_path / "world")

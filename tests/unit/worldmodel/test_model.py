@@ -58,6 +58,20 @@ def test_repeating_a_state_gives_each_candidate_the_same_past(make_objective, ma
     torch.testing.assert_close(seen.latents[1::4], alone.latents)
 
 
+def test_imagining_without_a_memory_is_a_mistake(make_objective, make_batch):
+    model, batch = make_objective().model.eval(), make_batch()
+    z = model.encode({key: batch[key] for key in model.observation_keys})
+    belief, none = model.aggregate(z, batch["prev_action"])
+    with pytest.raises(ModelError, match=r"cache=model\.start"):
+        model.imagine(State(belief[:, -1], none), lambda belief, h: belief[:, :3], 2)
+
+
+def test_an_observation_of_another_size_is_not_spread_out(make_objective, make_batch):
+    model, batch = make_objective().model.eval(), make_batch()
+    with pytest.raises(ModelError, match="have 7 entries, and 3 are shown"):
+        model.encode({"state": batch["state"][..., :1], "goal": batch["goal"]})
+
+
 def test_a_model_without_heads_imagines_without_rewards(make_objective, make_batch):
     model = make_objective(heads={}, terms={"mse": {"weight": 1.0}}).model.eval()
     seen = model.imagine(start_state(model, make_batch()), lambda belief, h: belief[:, :3], 2)

@@ -14,9 +14,9 @@ import numpy as np
 
 from agents.cli import UserError, suggest
 from agents.config import essentials
-from agents.durable import DOCUMENT_LIMIT, CorruptError, disk_errors, parse_document, read_regular
+from agents.durable import CorruptError, disk_errors
 from agents.provenance import spell_commit
-from agents.rundir import find_run
+from agents.rundir import find_run, read_record
 
 COLUMNS = ("experiment", "env", "method", "seed", "frames", "metric", "value", "wall_s", "commit", "command")
 ELAPSED = "speed/elapsed_s"
@@ -98,7 +98,7 @@ def read_runs(patterns: Sequence[str]) -> list[RunRecord]:
 def read_run(path: Path) -> RunRecord:
     """Read run.json, metrics.jsonl and timing.jsonl; a half-written last line is left out."""
     try:
-        about = parse_document(path / "run.json", read_regular(path / "run.json", DOCUMENT_LIMIT))
+        about = read_record(path)
         code = about.get("code") or {}
         commit = spell_commit(code)
         return RunRecord(

@@ -219,7 +219,7 @@ def _settings_of(group: str, choice: str) -> list[str]:
             if isinstance(value, dict):
                 yield from flat(value, f"{above}{key}.")
             else:
-                yield f"{above}{key}={json.dumps(value)}"
+                yield f"{above}{key}={value if isinstance(value, str) else json.dumps(value)}"
 
     return list(flat(yaml.safe_load(text) or {}, place))
 
@@ -228,8 +228,7 @@ def _own_settings(name: str) -> list[str]:
     """What makes an environment with a file of its own that environment, as overrides."""
     if name not in groups()["env"]:
         return []
-    lines = (config_folder() / "env" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    return [f"env.{line.replace(': ', '=')}" for line in lines if line.startswith(("task: ", "name: "))]
+    return [word for word in _settings_of("env", name) if word.startswith(("env.task=", "env.name="))]
 
 
 def _number(value: str, hint: Any) -> str:

@@ -90,6 +90,16 @@ def test_probe_writes_a_report_that_says_the_same_twice_and_leaves_the_run_alone
     assert "http" not in page  # it needs nothing else
 
 
+def test_probing_another_environment_leaves_the_first_report_alone(tell, copied):
+    from agents.probe import main as probe
+
+    small = ("episodes=8", "decisions=18", "horizons=1", "heads=linear")
+    assert tell(probe, f"run={copied}", *small)[0] == 0
+    assert tell(probe, f"run={copied}", *small, "env=toy_point_mass")[0] == 0
+    reports = {path.parent.name for path in copied.glob("probes/*/report.json")}
+    assert reports == {"000000400-s0", "000000400-s0-toy_point_mass"}
+
+
 def test_play_films_every_decision(tell, tmp_path):
     from agents.play import main as play
     from envs import EnvError

@@ -169,6 +169,23 @@ def test_an_environment_that_changed_since_training_is_refused(tell, tmp_path, m
         assert "trained on own_env:Own" in text
 
 
+def test_a_run_that_cannot_go_on_exactly_says_so(tell, tmp_path, monkeypatch):
+    """Noise that no seed decides cannot be replayed: the run goes on from somewhere else, and is told."""
+    seen = "np.full(self.size, self.left / 20, np.float32)"
+    assert seen in OWN
+    noisy = OWN.replace(seen, "np.float32(np.frombuffer(os.urandom(self.size), np.uint8) / 255)")
+    (tmp_path / "noisy_env.py").write_text("import os\n" + noisy)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("env.entry=noisy_env:Own", "trainer=debug", "logger.progress=off", f"run.dir={tmp_path / 'run'}")
+    # Within the first episode, of 20 decisions: what ends with a save need not be replayed.
+    words = (*own, "trainer.warmup_frames=5", "trainer.checkpoint_every=10", "trainer.eval_every=1000")
+    assert tell(train, *words, "trainer.frames=10")[0] == 0
+    code, text = tell(train, *words, "trainer.frames=15")
+    assert code == 0
+    assert "warning: environment 0" in text
+    assert "draws randomness" in text
+
+
 @pytest.mark.parametrize("command", [evaluate, play, probe])
 def test_a_run_that_is_not_there_is_answered_with_what_is(tell, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,7 @@ from worldmodel.losses import (
     infonce,
     masked_mean,
     mse,
+    multiples,
     reconstruction,
     smooth_l1,
     sparsity,
@@ -95,6 +96,13 @@ def test_sigreg_prefers_the_normal_distribution():
     values = [term(graded(z, z), None) for z in (normal, normal * 3, normal * 0, normal.sign() * 1.0)]
     assert values[0] < 1e-2 < min(values[1:3])
     assert values[0] < values[3]
+
+
+def test_multiples_of_an_angle_are_those_of_its_definition():
+    angle = torch.cat([torch.linspace(-9.0, 9.0, 1001), torch.tensor([0.0, torch.pi, 100.0, -1e3])])
+    for found, function in zip(multiples(angle, 13), (torch.cos, torch.sin), strict=True):
+        true = torch.stack([function(k * angle.double()) for k in range(13)])
+        torch.testing.assert_close(torch.stack(found).double(), true, atol=1e-5, rtol=0)
 
 
 def test_diagnostics_tell_collapse_from_spread():

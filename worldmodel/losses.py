@@ -134,6 +134,7 @@ class SIGReg(nn.Module):
     def forward(self, g: Graded, model: WorldModel) -> Tensor:
         """Compare characteristic functions: latents B N D -> scalar."""
         rows, weight = g.latents.float().flatten(0, 1), g.valid.float().flatten()
+        # In float32 though the product may be in bfloat16: a recurrence adds up its errors.
         angle = (self.directions @ rows.t()).float() * self.points[1]
         cosines, sines = multiples(angle, len(self.points))
         count = weight.sum().clamp_min(1.0)

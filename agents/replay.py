@@ -14,7 +14,7 @@ from agents.capturing import capture
 from agents.cli import UserError
 from agents.durable import CorruptError
 from agents.segments import ArrivalWriter, Ring
-from agents.starts import PrioritizedStarts, UniformStarts
+from agents.starts import FadingStarts, PrioritizedStarts, UniformStarts
 
 Fields = dict[str, tuple[tuple[int, ...], str]]
 
@@ -188,7 +188,10 @@ def make_replay(
     )
     generator = torch.Generator(place).manual_seed(seed)
     if sampler == "prioritized":
-        draw: UniformStarts = PrioritizedStarts(generator, ring, alpha, fade)
+        even = fade == 1
+        draw: UniformStarts = (
+            PrioritizedStarts(generator, ring, alpha) if even else FadingStarts(generator, ring, alpha, fade)
+        )
     elif sampler == "uniform":
         draw = UniformStarts(generator)
     else:

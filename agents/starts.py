@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchrl.data.replay_buffers.samplers import Sampler
 
@@ -13,6 +14,8 @@ from agents.segments import Ring
 CANDIDATES = 4
 LEAST = 0.005  # of the highest weight: without rewards all errors vanish, and only new rows would be drawn
 FORGOTTEN = 1e-4  # rows whose weight has faded to less are not drawn: one draw in ten thousand, together
+BLOCK = 256  # rows whose weights are summed together
+BELOW_ONE = 1 - 1e-12
 
 
 class UniformStarts(Sampler):
@@ -68,19 +71,14 @@ class UniformStarts(Sampler):
 
 
 class PrioritizedStarts(UniformStarts):
-    """Draw window starts with probability proportional to priority ** alpha * fade ** (age in decisions)."""
+    """Draw window starts with probability proportional to priority ** alpha."""
 
-    def __init__(self, generator: torch.Generator, ring: Ring, alpha: float, fade: float) -> None:
+    def __init__(self, generator: torch.Generator, ring: Ring, alpha: float) -> None:
         super().__init__(generator)
         self.ring, self.alpha = ring, alpha
         self.steady = ring.device.type != "cpu"  # draws of one shape, which a GPU can capture
         self.weight = torch.zeros(ring.max_size, device=ring.device)  # priority ** alpha
         self.highest = torch.ones((), device=ring.device)  # new transitions get the highest weight seen
-        # What has faded is left out, so the sums stay short however much is kept.
-        kept = math.inf if fade == 1 else math.log(FORGOTTEN) / math.log(fade) / ring.columns
-        age = torch.arange(math.ceil(min(ring.rows, kept)), device=ring.device)
-        self.faded = fade ** (age * ring.columns).double()  # by rows of a column, newest first
-        self.base = torch.arange(ring.columns, device=ring.device)[:, None] * ring.rows
 
     def extend(self, index: Tensor) -> None:
         """Give freshly startable rows the highest weight: M."""
@@ -101,20 +99,16 @@ class PrioritizedStarts(UniformStarts):
         torch.maximum(self.highest, weight.max(), out=self.highest)
 
     def propose(self, storage: Ring, batch_size: int) -> tuple[Tensor, ...]:
-        """Draw what `choose` needs: random numbers, and what only the CPU knows -> B, columns, rows."""
-        draws = torch.rand(batch_size, generator=self.generator, device=storage.device, dtype=torch.float64)
-        rows = len(self.faded) if self.steady else min(len(self.faded), storage.reach)
-        return draws, storage.written, self.faded[:rows]
+        """Draw random numbers -> B."""
+        generator, device = self.generator, storage.device
+        return (torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64),)
 
     def choose(self, storage: Ring, *drawn: Tensor) -> Tensor:
         """Turn draws into start rows, without a number of its own, so that it can be captured -> B."""
-        draws, written, faded = drawn
-        head = (written.to(faded.device) % storage.rows)[:, None]
-        row = head - 1 - torch.arange(len(faded), device=faded.device)
-        row = torch.where(row < 0, row + storage.rows, row) + self.base  # newest first
-        total = (self.weight[row] * faded).flatten().cumsum(0)  # of what was never written the weight is 0
-        place = torch.searchsorted(total, draws * total[-1], right=True).clamp(max=len(total) - 1)
-        return row.flatten().index_select(0, place)
+        reach = storage.rows if self.steady else storage.reach
+        weights = self.weight.view(storage.columns, storage.rows)[:, :reach].flatten()
+        place = pick(weights, 1 - drawn[0])  # the newest come first, as where they fade
+        return place // reach * storage.rows + place % reach
 
     def weigh(self, start: Tensor) -> Tensor:
         """How much oftener than others of their age rows are drawn, as it can be captured: B -> B."""
@@ -133,3 +127,46 @@ class PrioritizedStarts(UniformStarts):
     def _empty(self) -> None:
         self.weight.zero_()
         self.highest.fill_(1)
+
+
+class FadingStarts(PrioritizedStarts):
+    """The same, times fade ** (age in decisions)."""
+
+    def __init__(self, generator: torch.Generator, ring: Ring, alpha: float, fade: float) -> None:
+        super().__init__(generator, ring, alpha)
+        # What has faded is left out, so the sums stay short however much is kept.
+        kept = math.log(FORGOTTEN) / math.log(fade) / ring.columns
+        age = torch.arange(math.ceil(min(ring.rows, kept)), device=ring.device)
+        self.faded = fade ** (age * ring.columns).double()  # by rows of a column, newest first
+        self.base = torch.arange(ring.columns, device=ring.device)[:, None] * ring.rows
+
+    def propose(self, storage: Ring, batch_size: int) -> tuple[Tensor, ...]:
+        """Draw what `choose` needs: random numbers, and what only the CPU knows -> B, columns, rows."""
+        rows = len(self.faded) if self.steady else min(len(self.faded), storage.reach)
+        return *super().propose(storage, batch_size), storage.written, self.faded[:rows]
+
+    def choose(self, storage: Ring, *drawn: Tensor) -> Tensor:
+        """Turn draws into start rows, without a number of its own, so that it can be captured -> B."""
+        draws, written, faded = drawn
+        head = (written.to(faded.device) % storage.rows)[:, None]
+        row = head - 1 - torch.arange(len(faded), device=faded.device)
+        row = torch.where(row < 0, row + storage.rows, row) + self.base  # newest first
+        # Of what was never written the weight is 0.
+        place = pick((self.weight[row] * faded).flatten(), draws)
+        return row.flatten().index_select(0, place)
+
+
+def pick(weights: Tensor, draws: Tensor) -> Tensor:
+    """Draw places by their weights with numbers from 0 to 1, in little more time than one sum: M, B -> B.
+
+    First a block of places, then one in it: a running sum of a million numbers takes fifty milliseconds.
+    """
+    blocks = F.pad(weights, (0, -len(weights) % BLOCK)).view(-1, BLOCK)
+    ends = blocks.sum(1, dtype=torch.float64).cumsum(0)
+    # What is rounded beyond an end, or before a beginning, must not be a place of no weight.
+    target = draws.clamp(max=BELOW_ONE) * ends[-1]
+    block = torch.searchsorted(ends, target, right=True)
+    inside = blocks.index_select(0, block).double().cumsum(1)
+    into = target - (ends.index_select(0, block) - inside[:, -1])
+    into = torch.minimum(into.clamp(min=0), inside[:, -1] * BELOW_ONE)
+    return block * BLOCK + torch.searchsorted(inside, into[:, None], right=True)[:, 0]

@@ -13,7 +13,7 @@ from agents import chunks, durable
 from agents.cli import DiskError, UserError
 from agents.replay import forecast_bytes, make_replay
 from agents.returns import rewarded_share
-from agents.starts import FORGOTTEN, LEAST
+from agents.starts import BLOCK, FORGOTTEN, LEAST, pick
 
 FIELDS = {"state": ((3,), "float32")}  # episode number, step in the episode, column
 
@@ -295,8 +295,26 @@ def test_rows_that_have_faded_are_not_drawn_and_cost_nothing():
     assert len(replay.draw.faded) <= math.log(FORGOTTEN) / math.log(fade) / 2 + 1
 
 
-def test_restore_gives_the_same_storage_and_the_same_batches(tmp_path):
-    options = {"capacity": 300, "columns": 3, "sampler": "prioritized", "fade": 0.999}
+@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
+def test_places_are_picked_as_from_one_running_sum(count):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.3)
+    weights[count // 2] = 1.0
+    draws = torch.rand(5000, generator=generator, dtype=torch.float64)
+    total = weights.double().cumsum(0)
+    assert torch.equal(pick(weights, draws), torch.searchsorted(total, draws * total[-1], right=True))
+
+
+@pytest.mark.parametrize("only", [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
+def test_a_place_without_weight_is_never_picked(only):
+    weights = torch.zeros(3 * BLOCK)
+    weights[only] = 0.1
+    assert (pick(weights, torch.tensor([0.0, 1e-300, 0.5, 1.0], dtype=torch.float64)) == only).all()
+
+
+@pytest.mark.parametrize("fade", [0.999, 1.0])
+def test_restore_gives_the_same_storage_and_the_same_batches(tmp_path, fade):
+    options = {"capacity": 300, "columns": 3, "sampler": "prioritized", "fade": fade}
     replay, play = build(**options), Counter(3, [3, 30])
     for _ in range(5):
         replay.extend(play.collect(37))

@@ -56,8 +56,8 @@ class Actor:
         self.acting, self.exploring, self.cfg, self.device = acting, exploring, cfg, device
         self.spec, self.discrete = spec, spec.action.kind == "discrete"
         self.actions = spec.action.size
-        long = discount_for(spec.episode_frames, spec.action_repeat)
-        self.discount = long if cfg.discount is None else cfg.discount
+        usual = discount_for(spec.episode_frames, spec.action_repeat, cfg.horizons)
+        self.discount = usual if cfg.discount is None else cfg.discount
         self.bins = Bins(cfg.bins, limit=VALUE_LIMIT).to(device)
         self.generator = torch.Generator(device).manual_seed(seed)
         unsettling = (nn.modules.batchnorm._BatchNorm, nn.Dropout)

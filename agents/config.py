@@ -149,6 +149,7 @@ def config_dict(config: RunConfig | PretrainConfig) -> dict[str, Any]:
 # Settings that runs of before do not know, as these were made: they go on while nothing else is asked for.
 LATER = {
     "agent.hide": 0.0,
+    "agent.horizons": 5.0,
     "agent.plan.eval_horizon": None,
     "agent.plan.margin": None,
     "data.contents": None,

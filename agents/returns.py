@@ -17,11 +17,11 @@ class Values(NamedTuple):
     mask: Tensor
 
 
-def discount_for(frames: int | None, action_repeat: int) -> float:
-    """Discount whose horizon is a fifth of an episode, within [0.95, 0.995]."""
+def discount_for(frames: int | None, action_repeat: int, horizons: float) -> float:
+    """Discount of which an episode holds so many horizons, within [0.95, 0.995]."""
     if frames is None:
         return 0.99
-    horizon = max(math.ceil(frames / action_repeat) / 5, 2.0)
+    horizon = max(math.ceil(frames / action_repeat) / horizons, 2.0)
     return min(max((horizon - 1) / horizon, 0.95), 0.995)
 
 

@@ -91,7 +91,10 @@ class AgentConfig:
     window: int = option(4, "decisions per window, so window + 1 rows", low=1, high=1024)
     nstep: int = option(3, "rewards summed before the value takes over", low=1)
     discount: float | None = option(
-        None, "discount per decision (default: by episode length)", low=0.0, high=1.0
+        None, "discount per decision (default: by episode length and agent.horizons)", low=0.0, high=1.0
+    )
+    horizons: float = option(
+        5.0, "horizons of that discount in an episode (15 of 500 decisions: 0.97)", low=1.0
     )
     hidden: int = option(256, "width of policy and critics", low=1)
     critics: int = option(2, "critics in the ensemble", low=1)

@@ -225,6 +225,7 @@ def test_a_run_of_before_goes_on_as_it_was_made(tmp_path):
     config = load_config(["env=toy_ring", "trainer=debug", "agent.plan.eval_horizon=null"])
     saved = config_dict(config)
     del saved["agent"]["plan"]["eval_horizon"], saved["agent"]["hide"]  # which it did not know
+    del saved["agent"]["horizons"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert read_config(tmp_path / "config.json") == config
     assert config_hash(config) != config_hash(load_config(["env=toy_ring", "trainer=debug"]))

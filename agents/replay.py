@@ -187,11 +187,11 @@ def make_replay(
         fields, num_envs, rows, window, place, Path(dir) / "ring" if storage == "memmap" and dir else None
     )
     generator = torch.Generator(place).manual_seed(seed)
-    if sampler == "prioritized":
-        even = fade == 1
-        draw: UniformStarts = (
-            PrioritizedStarts(generator, ring, alpha) if even else FadingStarts(generator, ring, alpha, fade)
-        )
+    draw: UniformStarts
+    if sampler == "prioritized" and fade == 1:
+        draw = PrioritizedStarts(generator, ring, alpha)
+    elif sampler == "prioritized":
+        draw = FadingStarts(generator, ring, alpha, fade)
     elif sampler == "uniform":
         draw = UniformStarts(generator)
     else:

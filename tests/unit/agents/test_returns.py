@@ -63,9 +63,10 @@ def test_padding_has_no_influence_on_returns():
 def test_the_discount_looks_a_share_of_an_episode_ahead():
     assert discount_for(1000, 2, 15) == pytest.approx(0.97)
     assert discount_for(1000, 2, 5) == pytest.approx(0.99)
+    assert discount_for(1000, 1, 5) == 0.995
     assert discount_for(1000, 1, 2) == 0.995
     assert discount_for(50, 1, 5) == 0.95
-    assert discount_for(None, 1, 15) == 0.99
+    assert discount_for(None, 1, 5) == discount_for(None, 1, 15) == 0.99
 
 
 def test_the_share_of_rewarded_rows_counts_preferred_windows_less():
